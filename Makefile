@@ -1,0 +1,72 @@
+# The few commands a newcomer needs. Each installs the host packages that it misses and says what it does.
+
+CARGO ?= cargo
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+SAY := printf '\n== %s\n'
+export RUST_BACKTRACE ?= 0
+
+.PHONY: help demo test test-unit test-chassis image lint bench clean host programs
+
+help:
+	@echo "make demo          three modules, ten apps, one isolated, migration, return (KEEP=1 leaves it up)"
+	@echo "make test          test-unit and test-chassis, as the continuous integration runs it"
+	@echo "make test-unit     fast tests, no emulation"
+	@echo "make test-chassis  tests on three modules in QEMU"
+	@echo "make image         the twin image alone"
+	@echo "make lint          format, clippy, licences and advisories"
+	@echo "make bench         measured figures, as ratios where there is a peer"
+	@echo "make clean         build results of this clone (the image cache stays; see docs/simulator.md)"
+
+# One list, one place: qemu-tests/host-packages.
+host:
+	@missing=$$(sed 's/#.*//' qemu-tests/host-packages | tr -s ' \t' '\n' | grep . | while read -r p; do \
+	  dpkg-query -W -f '$${Status}' "$$p" 2>/dev/null | grep -q 'ok installed' || echo "$$p"; done); \
+	if [ -n "$$missing" ]; then \
+	  $(SAY) "installing host packages:" $$missing; \
+	  $(SUDO) apt-get update -qq && \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+	@command -v $(CARGO) >/dev/null || { $(SAY) "installing Rust by Debian's rustup"; \
+	  $(SUDO) apt-get install -y -qq rustup >/dev/null && rustup default stable; } || \
+	  { echo "Rust 1.89 or newer is needed and could not be installed; see https://rustup.rs"; exit 1; }
+
+programs: host
+	@$(SAY) "building spacecloudd, space-registry and spacectl (release)"
+	$(CARGO) build --release --locked
+
+image: programs
+	@$(SAY) "building the twin image (cached outside the clone)"
+	$(CARGO) run -q --locked -p spacesim -- image build
+
+demo: programs
+	@$(SAY) "the demo: three modules in QEMU"
+	$(CARGO) run -q --locked -p spacesim -- demo $(if $(KEEP),--keep)
+
+test: test-unit test-chassis
+	@$(SAY) "all tests passed"
+
+test-unit: host
+	@$(SAY) "unit, property and loopback tests"
+	$(CARGO) test --locked --workspace
+
+test-chassis: programs
+	@$(SAY) "three modules in QEMU"
+	$(CARGO) test --locked -p spacesim --features chassis -- --nocapture --test-threads=1
+
+.PHONY: lint-quick
+lint-quick: host
+	@$(SAY) "format and clippy"
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --features spacesim/chassis -q -- -D warnings
+
+lint: lint-quick
+	@$(SAY) "licences, sources and advisories"
+	@command -v cargo-deny >/dev/null || $(CARGO) install -q --locked cargo-deny
+	$(CARGO) deny --log-level warn check bans licenses sources
+
+bench: programs
+	@$(SAY) "figures of this machine, beside their limits"
+	$(CARGO) run -q --locked -p spacesim -- demo
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,117 @@
+//! The demo app: a small HTTP service that names the module it runs on.
+//!
+//! `GET /healthz` answers `ok`, `GET /` names app, instance and module. Every 200 ms it prints
+//! `<epoch ms> <instance> <module>`, so that a reader of all outputs can prove that no instance ever ran twice
+//! at the same time. It is the first process of its container, so it must see to SIGTERM itself.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::FromRawFd;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const SIGTERM: i32 = 15;
+const TICK: Duration = Duration::from_millis(200);
+
+unsafe extern "C" {
+    fn signal(number: i32, handler: usize) -> usize;
+    fn pipe(ends: *mut i32) -> i32;
+    fn write(fd: i32, bytes: *const u8, length: usize) -> isize;
+}
+
+/// The writing end of the pipe that carries SIGTERM out of its handler; -1 before there is one.
+static STOP: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(-1);
+
+extern "C" fn on_terminate(_number: i32) {
+    // SAFETY: write(2) may be called in a signal handler; the byte lives through the call.
+    unsafe { write(STOP.load(std::sync::atomic::Ordering::Relaxed), b"x".as_ptr(), 1) };
+}
+
+struct Names {
+    app: String,
+    instance: String,
+    module: String,
+}
+
+fn main() {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let name = |key: &str| std::env::var(key).unwrap_or_else(|_| host.clone());
+    let names: &'static Names = Box::leak(Box::new(Names {
+        app: name("SPACECLOUD_APP"),
+        instance: name("SPACECLOUD_INSTANCE"),
+        module: name("SPACECLOUD_MODULE"),
+    }));
+    let mut terminated = watch_sigterm();
+    std::thread::spawn(move || {
+        let mut byte = [0];
+        let _ = terminated.read(&mut byte);
+        tell(names, " stop");
+        std::process::exit(0);
+    });
+    tell(names, "");
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(TICK);
+            tell(names, "");
+        }
+    });
+    let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(8080_u16);
+    match TcpListener::bind(("0.0.0.0", port)) {
+        Ok(listener) => {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || serve(stream, names));
+            }
+        }
+        Err(error) => {
+            eprintln!("port {port} on 0.0.0.0: {error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+fn watch_sigterm() -> std::fs::File {
+    let mut ends = [0; 2];
+    // SAFETY: `ends` has room for the two descriptors that pipe(2) stores.
+    if unsafe { pipe(ends.as_mut_ptr()) } != 0 {
+        eprintln!("pipe: {}", std::io::Error::last_os_error());
+        std::process::exit(1);
+    }
+    STOP.store(ends[1], std::sync::atomic::Ordering::Relaxed);
+    // SAFETY: the handler has the C signature of a signal handler and only calls write(2).
+    unsafe { signal(SIGTERM, on_terminate as extern "C" fn(i32) as usize) };
+    // SAFETY: pipe(2) has just made this descriptor and nobody else owns it.
+    unsafe { std::fs::File::from_raw_fd(ends[0]) }
+}
+
+fn tell(names: &Names, what: &str) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis());
+    let line = format!("{now} {} {}{what}\n", names.instance, names.module);
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+}
+
+fn serve(mut stream: TcpStream, names: &Names) {
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
+    let mut request = Vec::new();
+    let mut buffer = [0; 1024];
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+        match stream.read(&mut buffer) {
+            Ok(length @ 1..) if request.len() < 16 * 1024 => request.extend_from_slice(&buffer[..length]),
+            _ => return,
+        }
+    }
+    let request = String::from_utf8_lossy(&request);
+    let mut words = request.split(' ');
+    let (status, body) = match (words.next(), words.next()) {
+        (Some("GET"), Some("/healthz")) => ("200 OK", "ok\n".to_owned()),
+        (Some("GET"), Some("/")) => {
+            ("200 OK", format!("app={} instance={} module={}\n", names.app, names.instance, names.module))
+        }
+        (Some("GET"), _) => ("404 Not Found", "not found\n".to_owned()),
+        _ => ("405 Method Not Allowed", "GET only\n".to_owned()),
+    };
+    let length = body.len();
+    let _ = write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+}

@@ -1,0 +1,227 @@
+//! The backplane: a switch in user space between QEMU's `dgram` netdevs. It needs no privileges, and
+//! any module's port can be cut and rejoined while the module sees its carrier up.
+//!
+//! Each port is a pair of unix datagram sockets: the switch binds one, to which QEMU sends; QEMU binds
+//! the other. A thread for each port receives; what it decides is in [`fabric`].
+
+mod fabric;
+
+pub use fabric::Counters;
+
+use crate::SimError;
+use fabric::Fabric;
+use std::collections::BTreeMap;
+use std::net::Shutdown;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Larger than any frame that QEMU sends: with segmentation offload it hands over up to 64 KiB and headers.
+const FRAME_LIMIT: usize = 68 * 1024;
+/// How long a module that is slow in taking frames may hold up a sender, before its frame is dropped.
+const STALL: Duration = Duration::from_millis(20);
+
+/// Where the two ends of a port's socket pair are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortPaths {
+    /// Bound by the switch.
+    pub switch: PathBuf,
+    /// Bound by QEMU.
+    pub module: PathBuf,
+}
+
+/// The running switch. Dropping it stops its threads and removes its sockets.
+#[derive(Debug)]
+pub struct Backplane {
+    wires: Arc<Wires>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Wires {
+    fabric: Mutex<Fabric>,
+    ports: BTreeMap<u16, Wire>,
+}
+
+#[derive(Debug)]
+struct Wire {
+    socket: UnixDatagram,
+    paths: PortPaths,
+}
+
+impl Backplane {
+    /// Binds the switch's socket of each port and starts to switch.
+    pub fn start(ports: BTreeMap<u16, PortPaths>) -> Result<Self, SimError> {
+        let numbers: Vec<u16> = ports.keys().copied().collect();
+        let ports = ports.into_iter().map(|(number, paths)| Ok((number, Wire::bind(paths)?)));
+        let ports = ports.collect::<Result<BTreeMap<_, _>, SimError>>()?;
+        let wires = Arc::new(Wires { fabric: Mutex::new(Fabric::new(&numbers)), ports });
+        let mut backplane = Self { wires: Arc::clone(&wires), threads: Vec::new() };
+        for number in numbers {
+            let wires = Arc::clone(&wires);
+            let thread = std::thread::Builder::new().name(format!("port-{number}"));
+            let thread = thread.spawn(move || wires.serve(number));
+            backplane
+                .threads
+                .push(thread.map_err(SimError::io("start a thread for", format!("port {number}")))?);
+        }
+        Ok(backplane)
+    }
+
+    /// Cuts a module off: nothing passes its port, and it does not see that.
+    pub fn cut(&self, port: u16) -> bool {
+        self.wires.fabric().set_cut(port, true)
+    }
+
+    /// Undoes [`Backplane::cut`].
+    pub fn rejoin(&self, port: u16) -> bool {
+        self.wires.fabric().set_cut(port, false)
+    }
+
+    /// Whether a port is cut.
+    pub fn is_cut(&self, port: u16) -> bool {
+        self.wires.fabric().is_cut(port)
+    }
+
+    /// What a port has carried since the start.
+    pub fn counters(&self, port: u16) -> Counters {
+        self.wires.fabric().counters(port)
+    }
+}
+
+impl Drop for Backplane {
+    fn drop(&mut self) {
+        for wire in self.wires.ports.values() {
+            let _ = wire.socket.shutdown(Shutdown::Both);
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        for wire in self.wires.ports.values() {
+            let _ = std::fs::remove_file(&wire.paths.switch);
+        }
+    }
+}
+
+impl Wire {
+    fn bind(paths: PortPaths) -> Result<Self, SimError> {
+        let at = &paths.switch;
+        let socket = UnixDatagram::bind(at).map_err(SimError::io("bind the switch's socket", at))?;
+        socket.set_write_timeout(Some(STALL)).map_err(SimError::io("bound sends on", at))?;
+        Ok(Self { socket, paths })
+    }
+}
+
+impl Wires {
+    /// A frame at a time, until the socket is shut down (a frame is never empty).
+    fn serve(&self, number: u16) {
+        let Some(wire) = self.ports.get(&number) else { return };
+        let mut buffer = vec![0; FRAME_LIMIT];
+        while let Ok(length @ 1..) = wire.socket.recv(&mut buffer) {
+            let frame = buffer.get(..length).unwrap_or_default();
+            let exits = self.fabric().forward(number, frame);
+            for exit in exits {
+                // A module that is off has no socket; one that is halted does not empty it. Either way the frame is lost.
+                let taken = self
+                    .ports
+                    .get(&exit)
+                    .is_some_and(|to| to.socket.send_to(frame, &to.paths.module).is_ok());
+                self.fabric().left(exit, taken);
+            }
+        }
+    }
+
+    fn fabric(&self) -> MutexGuard<'_, Fabric> {
+        self.fabric.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Times, wait_until, within};
+    use std::path::Path;
+
+    struct Bench {
+        dir: tempfile::TempDir,
+        backplane: Backplane,
+        modules: BTreeMap<u16, UnixDatagram>,
+    }
+
+    fn paths(dir: &Path, port: u16) -> PortPaths {
+        PortPaths { switch: dir.join(format!("{port}.sw")), module: dir.join(format!("{port}.bp")) }
+    }
+
+    /// A switch with a plain socket for each module.
+    fn bench(ports: &[u16]) -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        let backplane =
+            Backplane::start(ports.iter().map(|p| (*p, paths(dir.path(), *p))).collect()).unwrap();
+        let modules = ports.iter().map(|port| {
+            let socket = UnixDatagram::bind(paths(dir.path(), *port).module).unwrap();
+            socket.set_read_timeout(Some(10.s())).unwrap();
+            (*port, socket)
+        });
+        Bench { modules: modules.collect(), backplane, dir }
+    }
+
+    impl Bench {
+        fn send(&self, from: u16, to: u8, text: &str) {
+            let source = u8::try_from(from).unwrap();
+            let mac = |last: u8| if last == 255 { [255; 6] } else { [0x52, 0x54, 0, 0x44, 0, last] };
+            let frame = [mac(to).as_slice(), mac(source).as_slice(), text.as_bytes()].concat();
+            self.modules[&from].send_to(&frame, paths(self.dir.path(), from).switch).unwrap();
+        }
+
+        fn received(&self, at: u16) -> String {
+            let mut buffer = [0; 2000];
+            let length = self.modules[&at].recv(&mut buffer).unwrap();
+            String::from_utf8(buffer[12..length].to_vec()).unwrap()
+        }
+    }
+
+    #[test]
+    fn frames_pass_between_modules_and_a_cut_port_hears_nothing() {
+        let bench = bench(&[1, 2, 3]);
+        bench.send(1, 255, "who is there");
+        assert_eq!(bench.received(2), "who is there");
+        assert_eq!(bench.received(3), "who is there");
+        bench.send(2, 1, "me");
+        assert_eq!(bench.received(1), "me");
+
+        assert!(bench.backplane.cut(3));
+        bench.send(1, 255, "while cut");
+        bench.send(3, 1, "from the cut one");
+        assert_eq!(bench.received(2), "while cut");
+        wait_until("the cut port's frame is dropped", within(10.s()), || {
+            bench.backplane.counters(3).dropped == 2
+        })
+        .unwrap();
+        assert!(bench.backplane.rejoin(3));
+        bench.send(1, 255, "after");
+        // The next that 3 hears is this: nothing of what passed meanwhile was kept for it.
+        assert_eq!(bench.received(3), "after");
+        bench.send(2, 1, "last");
+        assert_eq!(bench.received(1), "last");
+    }
+
+    #[test]
+    fn a_module_that_is_off_loses_frames_and_nobody_else_does() {
+        let mut bench = bench(&[1, 2, 3]);
+        bench.modules.remove(&2);
+        std::fs::remove_file(paths(bench.dir.path(), 2).module).unwrap();
+        bench.send(1, 255, "hello");
+        assert_eq!(bench.received(3), "hello");
+        wait_until("counted", within(10.s()), || bench.backplane.counters(2).dropped == 1).unwrap();
+    }
+
+    #[test]
+    fn stopping_ends_the_threads_and_removes_the_sockets() {
+        let Bench { dir, backplane, modules } = bench(&[1, 2]);
+        drop(modules);
+        drop(backplane);
+        assert!(!paths(dir.path(), 1).switch.exists() && !paths(dir.path(), 2).switch.exists());
+    }
+}

@@ -1,0 +1,89 @@
+//! What a chassis is provisioned with at each `up`: a CA of its own, a join token, an admin's certificate. All made
+//! at run time, none of it kept longer than the run directory.
+
+use crate::{Provision, SimError};
+use identity::{Authority, Credentials, Role, Token, fingerprint};
+use std::{
+    fs,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+/// The chassis's secrets.
+pub struct Papers {
+    authority: Credentials,
+    admin: Credentials,
+    token: Token,
+}
+
+/// Emulation without KVM is some ten times slower than a board, and three modules share a few cores.
+const EMULATION: &str = r#"[timing]
+heartbeat = "500ms"
+suspect = "3s"
+lease = "8s"
+margin = "3s"
+settle = "20s"
+move_limit = "3min"
+"#;
+
+fn failed(error: &impl std::fmt::Display) -> SimError {
+    SimError::Refused { reason: format!("cannot make the chassis's certificates: {error}") }
+}
+
+impl Papers {
+    /// Makes everything anew.
+    ///
+    /// # Errors
+    /// The system has no randomness.
+    pub fn create() -> Result<Self, SimError> {
+        let (authority, kept) = Authority::create().map_err(|e| failed(&e))?;
+        let admin = authority.issue(&Role::Admin, &[]).map_err(|e| failed(&e))?;
+        let token = Token::generate(&fingerprint(&kept.certificate).map_err(|e| failed(&e))?);
+        Ok(Self { authority: kept, admin, token })
+    }
+
+    /// What the module with these roles is given.
+    pub fn for_module(&self, server: bool, registry: bool) -> Provision {
+        let mut provision = Provision::new().file("/etc/spacecloud/token", 0o600, self.token.reveal()).file(
+            "/etc/spacecloud/spacecloud.toml.d/10-emulation.toml",
+            0o644,
+            EMULATION,
+        );
+        if server {
+            provision = provision
+                .file("/var/lib/spacecloud/ca/ca.pem", 0o644, self.authority.certificate.clone())
+                .file("/var/lib/spacecloud/ca/ca.key", 0o600, self.authority.key.clone());
+        }
+        if registry {
+            provision = provision.file("/etc/spacecloud/registry.enabled", 0o644, "");
+        }
+        provision
+    }
+
+    /// Writes spacectl's configuration and what it names into `directory`; answers the configuration's path.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn write_client(&self, directory: &Path, server: &str) -> Result<PathBuf, SimError> {
+        // Registry clients take every key in a directory of certificates for their own: the CA gets one for itself.
+        let registry = directory.join("registry");
+        fs::create_dir_all(&registry).map_err(SimError::io("create", &registry))?;
+        let write = |name: &str, text: &str| {
+            let path = directory.join(name);
+            let _ = fs::remove_file(&path);
+            let mut options = fs::OpenOptions::new();
+            let file = options.write(true).create_new(true).mode(0o600).open(&path);
+            file.and_then(|mut f| std::io::Write::write_all(&mut f, text.as_bytes()))
+                .map_err(SimError::io("write", &path))?;
+            Ok::<_, SimError>(path)
+        };
+        write("ca.crt", &self.authority.certificate)?;
+        write("registry/ca.crt", &self.authority.certificate)?;
+        write("admin.pem", &self.admin.certificate)?;
+        write("admin.key", &self.admin.key)?;
+        let text = format!(
+            "server = \"{server}\"\nca = \"ca.crt\"\ncertificate = \"admin.pem\"\nkey = \"admin.key\"\n"
+        );
+        write("spacectl.toml", &text)
+    }
+}

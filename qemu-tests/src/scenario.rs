@@ -1,0 +1,400 @@
+//! The main job, step by step: a cluster forms, ten apps run, a module is cut off, comes back, and is used again.
+//! The chassis test and the demo run this same code.
+
+use crate::{
+    Chassis, Limit, Role, SimError, Times,
+    cluster::{Cluster, all_ready, counts},
+    papers::Papers,
+    timeline::{self, Mark},
+    wait_until, within,
+};
+use api::v1::Snapshot;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// The ten apps.
+pub const APPS: &str = include_str!("../demo/apps.toml");
+const TEN: usize = 10;
+const IMAGE: &str = "registry.spacecloud:5000/demo/web:1";
+/// Emulated modules share a few cores: every wait is generous, and bounded.
+const PATIENCE: u64 = 300;
+
+/// What the scenario tells while it runs.
+pub enum Note<'a> {
+    /// A step begins.
+    Step(&'a str),
+    /// The cluster as it is now; comes often.
+    Now(&'a Snapshot),
+    /// Something was checked and is true.
+    Checked(String),
+}
+
+/// The measured times, and the picture.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// (what, how long), in the order of the steps.
+    pub times: Vec<(&'static str, Duration)>,
+    /// Moments for the picture.
+    pub marks: Vec<Mark>,
+    /// Resident memory of the daemons on the server's module, in KiB.
+    pub memory: Vec<(String, u64)>,
+}
+
+/// A chassis with a cluster on it.
+pub struct Scenario<'a> {
+    chassis: &'a Chassis,
+    /// The cluster, from the ground.
+    pub cluster: Cluster,
+    papers: PathBuf,
+    demo: PathBuf,
+    note: Box<dyn FnMut(Note<'_>) + 'a>,
+    report: Report,
+}
+
+fn failed(reason: impl Into<String>) -> SimError {
+    SimError::Refused { reason: reason.into() }
+}
+
+/// Puts papers on every module's identity disk, and the operator's into `directory`.
+///
+/// # Errors
+/// The papers cannot be made.
+pub fn provision(plan: &mut crate::Plan) -> Result<Papers, SimError> {
+    let papers = Papers::create()?;
+    for slot in &plan.chassis.slots {
+        let has = |role: Role| slot.roles.contains(&role);
+        plan.identities.insert(slot.number, papers.for_module(has(Role::Server), has(Role::Registry)));
+    }
+    Ok(papers)
+}
+
+impl<'a> Scenario<'a> {
+    /// Connects to the server on slot 1 as soon as it answers.
+    ///
+    /// # Errors
+    /// It does not answer in time.
+    pub fn begin(
+        chassis: &'a Chassis,
+        papers: &Papers,
+        demo: &Path,
+        powered: Instant,
+        mut note: impl FnMut(Note<'_>) + 'a,
+    ) -> Result<Self, SimError> {
+        note(Note::Step("three modules boot and form a cluster"));
+        let address = format!("127.0.0.1:{}", chassis.module(1)?.ground().grpc);
+        let directory = chassis.dir().join("operator");
+        papers.write_client(&directory, &address)?;
+        let cluster = Cluster::connect(&directory, &address, within(PATIENCE.s()))?;
+        let mut scenario = Self {
+            chassis,
+            cluster,
+            papers: directory,
+            demo: demo.to_owned(),
+            note: Box::new(note),
+            report: Report::default(),
+        };
+        scenario.wait("three modules are ready", |s| {
+            s.modules.iter().filter(|m| m.state == "ready").count() == 3
+        })?;
+        scenario.report.times.push(("power-on to three ready modules", powered.elapsed()));
+        Ok(scenario)
+    }
+
+    /// Everything, in order.
+    ///
+    /// # Errors
+    /// The first step or check that fails.
+    pub fn run(mut self) -> Result<(Report, Cluster), SimError> {
+        self.real_time()?;
+        self.push()?;
+        self.deploy()?;
+        self.docker()?;
+        self.isolate()?;
+        self.fenced()?;
+        self.never_twice()?;
+        self.come_back()?;
+        self.measure_memory()?;
+        Ok((self.report, self.cluster))
+    }
+
+    fn wait(
+        &mut self,
+        what: &str,
+        test: impl Fn(&Snapshot) -> bool,
+    ) -> Result<(Snapshot, Duration), SimError> {
+        let note = &mut self.note;
+        self.cluster.wait_for(what, within(PATIENCE.s()), |s| note(Note::Now(s)), test)
+    }
+
+    fn checked(&mut self, text: impl Into<String>) {
+        (self.note)(Note::Checked(text.into()));
+    }
+
+    fn mark(&mut self, text: &str) {
+        self.report.marks.push(Mark { at: self.cluster.clock(), text: text.to_owned() });
+    }
+
+    fn real_time(&mut self) -> Result<(), SimError> {
+        for module in self.chassis.modules() {
+            let said = module.run("cat /sys/kernel/realtime", within(60.s()))?;
+            if said.trim() != "1" {
+                return Err(failed(format!("{}: /sys/kernel/realtime reads {said:?}, not 1", module.name())));
+            }
+        }
+        self.checked("/sys/kernel/realtime reads 1 on all three modules");
+        Ok(())
+    }
+
+    /// From the ground, by skopeo, over TLS with the cluster's CA.
+    fn push(&mut self) -> Result<(), SimError> {
+        (self.note)(Note::Step("skopeo pushes the demo image to the registry on module-1"));
+        let port = self.chassis.module(1)?.ground().registry;
+        let ground = format!("docker://127.0.0.1:{port}/demo/web:1");
+        let source = format!("oci:{}:{}", self.demo.display(), crate::image::demo::TAG);
+        let begun = Instant::now();
+        let mut said = String::new();
+        // The registry starts when the server has made its certificate.
+        wait_until("the registry takes a push", within(180.s()), || {
+            let mut command = Command::new("skopeo");
+            command
+                .args(["--insecure-policy", "copy", "--quiet"])
+                .arg("--dest-cert-dir")
+                .arg(self.papers.join("registry"));
+            match command.args([&source, &ground]).output() {
+                Ok(output) => {
+                    said = String::from_utf8_lossy(&output.stderr).into_owned();
+                    output.status.success()
+                }
+                Err(error) => {
+                    said = format!(
+                        "skopeo cannot be run: {error}; install the packages in qemu-tests/host-packages"
+                    );
+                    false
+                }
+            }
+        })
+        .map_err(|_| {
+            failed(format!("the registry did not take the push: {}", said.trim().replace('\n', " ")))
+        })?;
+        self.report.times.push(("pushing the demo image", begun.elapsed()));
+        Ok(())
+    }
+
+    fn deploy(&mut self) -> Result<(), SimError> {
+        (self.note)(Note::Step("ten apps are applied with one command"));
+        self.mark("applied");
+        self.cluster.apply(APPS)?;
+        let (snapshot, took) = self.wait("ten apps are ready", |s| all_ready(s, TEN))?;
+        self.report.times.push(("apply to ten running and healthy", took));
+        let mut spread = counts(&snapshot);
+        spread.sort_unstable();
+        if spread != [3, 3, 4] {
+            return Err(failed(format!("ten apps are spread as {spread:?}, not 4/3/3")));
+        }
+        self.checked("the ten apps are spread 4/3/3");
+        Ok(())
+    }
+
+    /// Docker pulls from our registry too, and serves in bridge mode.
+    fn docker(&mut self) -> Result<(), SimError> {
+        (self.note)(Note::Step("Docker on module-2 runs the same image in bridge mode"));
+        let module = self.chassis.module(2)?;
+        let run = format!("docker run -d --name web -p 18080:8080 {IMAGE}");
+        module.run(&run, within(PATIENCE.s()))?;
+        let mode = module.run("docker inspect -f '{{.HostConfig.NetworkMode}}' web", within(60.s()))?;
+        let driver = module.run("docker network inspect -f '{{.Driver}}' bridge", within(60.s()))?;
+        if !["bridge", "default"].contains(&mode.trim()) || driver.trim() != "bridge" {
+            return Err(failed(format!(
+                "Docker runs it in mode {mode:?} by driver {driver:?}, not in bridge mode"
+            )));
+        }
+        let ask = "busybox wget -q -T 20 -O - http://10.44.0.2:18080/";
+        let asker = self.chassis.module(1)?;
+        let mut answer = String::new();
+        wait_until("the container answers on its published port", within(60.s()), || {
+            answer = asker.run(ask, within(30.s())).unwrap_or_default();
+            answer.contains("module=")
+        })?;
+        // And the other way: what Docker pushes, the registry serves.
+        let copy = IMAGE.replace("/web:", "/copy:");
+        let push = format!(
+            "docker tag {IMAGE} {copy} && docker push -q {copy} && docker rmi {copy} && docker pull -q {copy}"
+        );
+        module.run(&push, within(PATIENCE.s()))?;
+        module.run("docker rm -f web && systemctl stop docker.socket docker", within(120.s()))?;
+        self.checked(format!(
+            "Docker pulled it from our registry; module-1 got \"{}\" from its published port",
+            answer.trim()
+        ));
+        Ok(())
+    }
+
+    fn isolate(&mut self) -> Result<(), SimError> {
+        (self.note)(Note::Step("module-3 is cut off from the backplane"));
+        self.wait("ten apps are ready before the cut", |s| all_ready(s, TEN))?;
+        self.mark("module-3 isolated");
+        self.chassis.module(3)?.isolate()?;
+        let elsewhere =
+            |s: &Snapshot| all_ready(s, TEN) && s.instances.iter().all(|i| i.module != "module-3");
+        let (_, took) = self.wait("all ten are ready on modules 1 and 2", elsewhere)?;
+        self.mark("all ten run");
+        self.report.times.push(("isolation to ten running and healthy again", took));
+        self.checked("all ten apps run on modules 1 and 2");
+        Ok(())
+    }
+
+    /// Asked over its console: the network does not reach it.
+    fn fenced(&mut self) -> Result<(), SimError> {
+        let module = self.chassis.module(3)?;
+        let question = "cat /sys/fs/cgroup/spacecloud/stop/cgroup.events; echo left: $(ls -d /sys/fs/cgroup/spacecloud/stop/*/ | wc -l)";
+        wait_until("module-3 has stopped its own copies", within(60.s()), || {
+            module.run(question, within(30.s())).is_ok_and(|said| said.contains("populated 0"))
+        })?;
+        self.checked("module-3 has stopped its own copies, asked over its control channel");
+        Ok(())
+    }
+
+    /// From the instances' own output, with the modules' clocks corrected.
+    fn never_twice(&mut self) -> Result<(), SimError> {
+        let mut lives: BTreeMap<String, Vec<Life>> = BTreeMap::new();
+        for module in self.chassis.modules() {
+            let (offset, doubt) = clock(module)?;
+            let read = "cd /var/lib/spacecloud/logs && for f in *.log; do head -n 1 $f; tail -n 1 $f; done";
+            for (instance, first, last) in lives_of(&module.run(read, within(60.s()))?) {
+                let replica =
+                    instance.rsplit_once('-').map(|(replica, _)| replica.to_owned()).unwrap_or_default();
+                let life = Life { instance, from: first - offset - doubt, until: last - offset + doubt };
+                lives.entry(replica).or_default().push(life);
+            }
+        }
+        let mut smallest = i64::MAX;
+        for (replica, mut lives) in lives {
+            lives.sort_by_key(|l| l.from);
+            for pair in lives.windows(2) {
+                let [before, after] = pair else { continue };
+                let gap = after.from - before.until;
+                if gap <= 0 {
+                    return Err(failed(format!(
+                        "{replica} ran twice: {} until {}, {} from {}",
+                        before.instance, before.until, after.instance, after.from
+                    )));
+                }
+                smallest = smallest.min(gap);
+            }
+        }
+        if smallest == i64::MAX {
+            return Err(failed("no instance has two lives: nothing moved, so nothing was checked"));
+        }
+        self.checked(format!(
+            "no instance ran twice: at least {:.1} s lie between two lives",
+            smallest as f64 / 1000.0
+        ));
+        Ok(())
+    }
+
+    fn come_back(&mut self) -> Result<(), SimError> {
+        (self.note)(Note::Step("module-3 is back on the backplane"));
+        self.mark("module-3 back");
+        self.chassis.module(3)?.rejoin()?;
+        let (snapshot, took) = self.wait("module-3 is ready again", |s| {
+            s.modules.iter().any(|m| m.name == "module-3" && m.state == "ready")
+        })?;
+        self.report.times.push(("return to ready", took));
+        (self.note)(Note::Step("four apps are deleted on modules 1 and 2; some of the rest move"));
+        let on = |module: &str| -> Vec<String> {
+            snapshot.instances.iter().filter(|i| i.module == module).map(|i| i.app.clone()).take(2).collect()
+        };
+        self.mark("four deleted");
+        self.cluster.delete(on("module-1").into_iter().chain(on("module-2")).collect())?;
+        let (_, took) =
+            self.wait("six apps are balanced 2/2/2", |s| all_ready(s, 6) && counts(s) == [2, 2, 2])?;
+        self.mark("balanced");
+        self.report.times.push(("deletion to balanced", took));
+        self.checked("two apps moved to module-3 by the balance rule: 2/2/2");
+        Ok(())
+    }
+
+    fn measure_memory(&mut self) -> Result<(), SimError> {
+        let module = self.chassis.module(1)?;
+        let said = module.run("ps -o rss=,args= -C spacecloudd,space-registry", within(60.s()))?;
+        for line in said.lines() {
+            let Some((rss, args)) = line.trim().split_once(' ') else { continue };
+            let guard = if args.ends_with("guard") { " guard" } else { "" };
+            let name =
+                args.trim().split(' ').next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+            self.report.memory.push((format!("{name}{guard}"), rss.parse().unwrap_or(0)));
+        }
+        Ok(())
+    }
+}
+
+struct Life {
+    instance: String,
+    from: i64,
+    until: i64,
+}
+
+fn millis(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(0))
+}
+
+/// By how much the module's clock is ahead of the host's, and how far off that may be, in milliseconds.
+fn clock(module: &crate::Module) -> Result<(i64, i64), SimError> {
+    let before = millis(SystemTime::now());
+    let said = module.run("date +%s%3N", within(30.s()))?;
+    let after = millis(SystemTime::now());
+    let there: i64 =
+        said.trim().parse().map_err(|_| failed(format!("{}: bad date {said:?}", module.name())))?;
+    Ok((there - before.midpoint(after), (after - before) / 2 + 1))
+}
+
+/// (instance, first line's time, last line's time) from lines `TIME INSTANCE MODULE`.
+fn lives_of(text: &str) -> Vec<(String, i64, i64)> {
+    let mut lives: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(Ok(at)), Some(instance)) = (words.next().map(str::parse::<i64>), words.next()) else {
+            continue;
+        };
+        let life = lives.entry(instance.to_owned()).or_insert((at, at));
+        *life = (life.0.min(at), life.1.max(at));
+    }
+    lives.into_iter().map(|(instance, (first, last))| (instance, first, last)).collect()
+}
+
+/// Writes the picture of what happened.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn draw(report: &Report, cluster: &Cluster, path: &Path) -> Result<(), SimError> {
+    let end = cluster.clock();
+    let picture = timeline::svg(&timeline::bars(&cluster.history(), end), &report.marks, end);
+    std::fs::write(path, picture).map_err(SimError::io("write", path))
+}
+
+/// How long a whole chassis may take to boot.
+pub fn boot_limit() -> Limit {
+    within(PATIENCE.s())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_file_has_ten_apps() {
+        let apps = model::AppFile::parse("demo/apps.toml", APPS).unwrap().apps;
+        assert_eq!(apps.len(), TEN);
+        assert!(apps.iter().all(|a| a.image.as_str() == IMAGE));
+    }
+
+    #[test]
+    fn reads_lives() {
+        let text = "10 a-1-1 module-1\n30 a-1-1 module-1\n35 a-1-1 module-1 stop\n50 a-1-2 module-2\n";
+        assert_eq!(lives_of(text), [("a-1-1".into(), 10, 35), ("a-1-2".into(), 50, 50)]);
+    }
+}

@@ -1,0 +1,163 @@
+use crate::v1;
+use model::{App, Decision, Desired, Event, Instance, Liveness, Module, Observed, Phase, SpecError, Verdict};
+use thiserror::Error;
+
+/// A message of the other side makes no sense.
+#[derive(Debug, Error)]
+pub enum BadMessage {
+    /// A name or an id.
+    #[error("bad value in a message")]
+    Value(#[from] SpecError),
+    /// JSON inside a message.
+    #[error("bad JSON in field {field}")]
+    Json {
+        /// Which.
+        field: &'static str,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A phase that this version does not know.
+    #[error("unknown phase {0:?}")]
+    Phase(String),
+}
+
+/// For an order.
+///
+/// # Errors
+/// Never in practice.
+pub fn to_desired(desired: &Desired) -> Result<v1::Desired, BadMessage> {
+    let spec_json = serde_json::to_string(&desired.spec)
+        .map_err(|source| BadMessage::Json { field: "spec_json", source })?;
+    Ok(v1::Desired { id: desired.id.to_string(), spec_json })
+}
+
+/// From an order.
+///
+/// # Errors
+/// A bad id or spec.
+pub fn from_desired(desired: &v1::Desired) -> Result<Desired, BadMessage> {
+    let spec = serde_json::from_str(&desired.spec_json)
+        .map_err(|source| BadMessage::Json { field: "spec_json", source })?;
+    Ok(Desired { id: desired.id.parse()?, spec })
+}
+
+/// For a heartbeat.
+pub fn to_observed(seen: &Observed) -> v1::Observed {
+    v1::Observed {
+        id: seen.id.to_string(),
+        phase: seen.phase.as_str().to_owned(),
+        restarts: seen.restarts,
+        address: seen.address.clone(),
+        message: seen.message.clone(),
+        started: seen.started,
+    }
+}
+
+/// From a heartbeat.
+///
+/// # Errors
+/// A bad id or phase.
+pub fn from_observed(seen: v1::Observed) -> Result<Observed, BadMessage> {
+    let phases = [Phase::Starting, Phase::Running, Phase::Ready, Phase::BackOff, Phase::Stopping];
+    let phase = phases
+        .into_iter()
+        .find(|p| p.as_str() == seen.phase)
+        .ok_or_else(|| BadMessage::Phase(seen.phase.clone()))?;
+    let id = seen.id.parse()?;
+    Ok(Observed {
+        id,
+        phase,
+        restarts: seen.restarts,
+        address: seen.address,
+        message: seen.message,
+        started: seen.started,
+    })
+}
+
+/// For people: a module.
+pub fn view_module(module: &Module, liveness: Liveness, cpu: u64, memory: u64, instances: u64) -> v1::Module {
+    let state = match liveness {
+        Liveness::Ready => "ready",
+        Liveness::Returning => "returning",
+        Liveness::Suspect => "suspect",
+        Liveness::Lost => "lost",
+    };
+    v1::Module {
+        name: module.name.to_string(),
+        slot: module.slot.into(),
+        state: state.to_owned(),
+        cordoned: module.cordoned,
+        draining: module.draining,
+        address: module.address.clone(),
+        pods: module.pods.clone(),
+        kernel: module.kernel.clone(),
+        cpu_milli: module.capacity.cpu.0,
+        memory: module.capacity.memory.0,
+        disk: module.capacity.disk.0,
+        accelerators: u32::try_from(module.capacity.accelerators.len()).unwrap_or(u32::MAX),
+        cpu_milli_asked: cpu,
+        memory_asked: memory,
+        instances: u32::try_from(instances).unwrap_or(u32::MAX),
+        labels: module.labels.clone().into_iter().collect(),
+    }
+}
+
+/// For people: an app, with how many of its instances are ready.
+pub fn view_app(app: &App, ready: usize) -> v1::App {
+    v1::App {
+        name: app.spec.name.to_string(),
+        image: app.spec.image.to_string(),
+        replicas: app.spec.replicas,
+        ready: u32::try_from(ready).unwrap_or(u32::MAX),
+        revision: app.revision,
+        created: app.created,
+        strategy: format!("{:?}", app.spec.strategy).to_lowercase(),
+    }
+}
+
+/// For people: an instance.
+pub fn view_instance(instance: &Instance) -> v1::Instance {
+    v1::Instance {
+        id: instance.id.to_string(),
+        replica: instance.id.replica().to_string(),
+        app: instance.spec.name.to_string(),
+        module: instance.module.as_ref().map(ToString::to_string).unwrap_or_default(),
+        phase: instance.phase.as_str().to_owned(),
+        address: instance.address.clone(),
+        restarts: instance.restarts,
+        message: instance.message.clone(),
+        started: instance.started,
+        image: instance.spec.image.to_string(),
+        replaces: instance.replaces.as_ref().map(ToString::to_string).unwrap_or_default(),
+        decision: Some(view_decision(&instance.decision)),
+    }
+}
+
+fn view_decision(decision: &Decision) -> v1::Decision {
+    let candidates = decision
+        .candidates
+        .iter()
+        .map(|c| match &c.verdict {
+            Verdict::Filtered(why) => {
+                v1::Candidate { module: c.module.to_string(), filtered: why.clone(), score: 0.0 }
+            }
+            Verdict::Score(score) => {
+                v1::Candidate { module: c.module.to_string(), filtered: String::new(), score: *score }
+            }
+        })
+        .collect();
+    let chosen = decision.chosen.as_ref().map(ToString::to_string).unwrap_or_default();
+    v1::Decision { cause: decision.cause.clone(), chosen, candidates, at: decision.at }
+}
+
+/// For people: an event.
+pub fn view_event(event: &Event) -> v1::Event {
+    v1::Event {
+        number: event.number,
+        at: event.at,
+        severity: format!("{:?}", event.severity).to_lowercase(),
+        subject: event.subject.clone(),
+        reason: event.reason.clone(),
+        message: event.message.clone(),
+    }
+}

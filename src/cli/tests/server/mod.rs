@@ -1,0 +1,178 @@
+//! A server that keeps the contract's form: it notes what it is asked, and shows the snapshot it is given.
+mod link;
+
+pub(crate) use link::Link;
+
+use crate::common;
+use api::v1::{
+    App, ApplyRequest, CordonRequest, DeleteRequest, Done, GetRequest, Instance, LogChunk, LogsRequest,
+    Module, ScaleRequest, Snapshot,
+    cluster_server::{Cluster, ClusterServer},
+};
+use identity::{Authority, Role};
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_stream::{Stream, StreamExt, iter, wrappers::WatchStream};
+use tonic::{
+    Request, Response, Status,
+    transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming},
+};
+
+type Answer<T> = Result<Response<T>, Status>;
+type Flow<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What the server shows; each watch ends when its generation is over.
+#[derive(Clone, Default)]
+struct Shown {
+    snapshot: Snapshot,
+    generation: u32,
+}
+
+#[derive(Clone)]
+struct Desk {
+    asked: Arc<Mutex<Vec<String>>>,
+    shown: watch::Sender<Shown>,
+}
+
+/// A running server, its cluster's authority, and the home of its operator.
+pub(crate) struct Serving {
+    desk: Desk,
+    address: SocketAddr,
+    home: TempDir,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Serving {
+    pub(crate) fn start() -> Self {
+        let (authority, _) = Authority::create().unwrap();
+        let papers = authority.issue(&Role::Server, &[api::SERVER_NAME.to_owned()]).unwrap();
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(papers.certificate, papers.key))
+            .client_ca_root(Certificate::from_pem(authority.certificate()));
+        let desk = Desk { asked: Arc::default(), shown: watch::Sender::new(Shown::default()) };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let service = ClusterServer::new(desk.clone());
+        runtime.spawn(async move {
+            let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener).unwrap());
+            let router = Server::builder().tls_config(tls).unwrap().add_service(service);
+            router.serve_with_incoming(incoming).await.unwrap();
+        });
+        Self { desk, address, home: common::home(&authority, &address.to_string()), runtime }
+    }
+
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// What it was asked to change, in order.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.desk.asked.lock().unwrap().clone()
+    }
+
+    /// Changes what it shows; watches see it.
+    pub(crate) fn show(&self, change: impl FnOnce(&mut Snapshot)) {
+        self.desk.shown.send_modify(|shown| change(&mut shown.snapshot));
+    }
+
+    /// Ends the watches of this moment, as a restart does.
+    pub(crate) fn cut_watches(&self) {
+        self.desk.shown.send_modify(|shown| shown.generation += 1);
+    }
+
+    /// Closes every connection at once.
+    pub(crate) fn stop(self) {
+        self.runtime.shutdown_background();
+    }
+}
+
+impl Desk {
+    fn note(&self, line: String) -> Answer<Done> {
+        self.asked.lock().unwrap().push(line.clone());
+        Ok(Response::new(Done { lines: vec![line] }))
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for Desk {
+    type WatchStream = Flow<Snapshot>;
+    type LogsStream = Flow<LogChunk>;
+
+    async fn apply(&self, request: Request<ApplyRequest>) -> Answer<Done> {
+        let specs = request.into_inner().specs_json;
+        if specs.len() == 2 && specs.first() == specs.last() {
+            return Err(Status::invalid_argument("app cam appears twice"));
+        }
+        self.note(specs.join(" "))?;
+        Ok(Response::new(Done { lines: vec![format!("{} apps", specs.len())] }))
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Answer<Done> {
+        self.note(format!("delete {}", request.into_inner().apps.join(",")))
+    }
+
+    async fn scale(&self, request: Request<ScaleRequest>) -> Answer<Done> {
+        let ScaleRequest { app, replicas } = request.into_inner();
+        self.note(format!("scale {app} {replicas}"))
+    }
+
+    async fn cordon(&self, request: Request<CordonRequest>) -> Answer<Done> {
+        let CordonRequest { module, cordoned, draining } = request.into_inner();
+        match module.as_str() {
+            "module-9" => Err(Status::not_found("there is no module-9")),
+            "module-8" => Err(Status::unavailable("the server is starting")),
+            _ => self.note(format!("{module} cordoned={cordoned} draining={draining}")),
+        }
+    }
+
+    async fn get(&self, _: Request<GetRequest>) -> Answer<Snapshot> {
+        Ok(Response::new(self.shown.borrow().snapshot.clone()))
+    }
+
+    async fn watch(&self, _: Request<GetRequest>) -> Answer<Self::WatchStream> {
+        let begun = self.shown.borrow().generation;
+        let flow = WatchStream::new(self.shown.subscribe());
+        let flow = flow.take_while(move |shown| shown.generation == begun).map(|shown| Ok(shown.snapshot));
+        Ok(Response::new(Box::pin(flow)))
+    }
+
+    async fn logs(&self, request: Request<LogsRequest>) -> Answer<Self::LogsStream> {
+        let LogsRequest { instance, tail, follow } = request.into_inner();
+        let chunks = [format!("{instance} tail={tail} follow={follow}\nre"), "st\n".to_owned()];
+        Ok(Response::new(Box::pin(iter(chunks.map(|text| Ok(LogChunk { text: text.into_bytes() }))))))
+    }
+}
+
+pub(crate) fn app(name: &str) -> App {
+    App { name: name.into(), replicas: 1, ready: 1, ..App::default() }
+}
+
+pub(crate) fn instance(id: &str, module: &str, phase: &str) -> Instance {
+    let mut parts = id.split('-');
+    let (app, number) = (parts.next().unwrap(), parts.next().unwrap());
+    Instance {
+        id: id.into(),
+        replica: format!("{app}/{number}"),
+        app: app.into(),
+        module: module.into(),
+        phase: phase.into(),
+        ..Instance::default()
+    }
+}
+
+pub(crate) fn module(name: &str) -> Module {
+    Module { name: name.into(), state: "ready".into(), ..Module::default() }
+}

@@ -1,0 +1,306 @@
+//! The instances of this module: one task for each, which owns its whole life here.
+
+use super::probe;
+use crate::{chain, wall_clock};
+use model::{Desired, InstanceId, Observed, OnDisconnect, Phase, Span};
+use planner::Lease;
+use runtime::{Fence, Found, Runtime, RuntimeError, boot_clock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::sync::{Notify, watch};
+
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// An instance that ran this long starts its pauses anew.
+const GOOD_RUN: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_millis(500);
+
+struct Handle {
+    observed: Observed,
+    keep: bool,
+    stop: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    wanted: BTreeMap<InstanceId, Desired>,
+    handles: BTreeMap<InstanceId, Handle>,
+}
+
+/// All instances of the module and the lease that they run under.
+pub(super) struct Instances {
+    pub(super) runtime: Arc<dyn Runtime>,
+    fence: Fence,
+    lease: Mutex<Lease>,
+    state: Mutex<State>,
+    /// Something that the server wants to know has changed.
+    pub(super) changed: Notify,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Instances {
+    pub(super) fn new(runtime: Arc<dyn Runtime>, fence: Fence, length: Span) -> Arc<Self> {
+        let lease = Mutex::new(Lease::new(length, fence.kept_deadline()));
+        Arc::new(Self { runtime, fence, lease, state: Mutex::default(), changed: Notify::new() })
+    }
+
+    pub(super) fn lease_holds(&self) -> bool {
+        lock(&self.lease).holds(boot_clock())
+    }
+
+    /// The server acknowledged what was sent at `sent` on the boot clock; its lease's length counts from now on.
+    pub(super) fn acknowledged(&self, sent: u64, length: Span) {
+        let mut lease = lock(&self.lease);
+        *lease = Lease::new(length, lease.deadline());
+        self.renew(lease, sent);
+    }
+
+    /// At `sent` nobody served on the server's port: nobody decides, see [`Lease::renew`]. A lease that has run
+    /// out stays so.
+    pub(super) fn nobody_decides(&self, sent: u64) {
+        let lease = lock(&self.lease);
+        if lease.holds(boot_clock()) {
+            self.renew(lease, sent);
+        }
+    }
+
+    fn renew(&self, mut lease: MutexGuard<'_, Lease>, sent: u64) {
+        lease.renew(sent);
+        if let Some(deadline) = lease.deadline()
+            && let Err(error) = self.fence.keep_deadline(deadline)
+        {
+            tracing::error!(error = %chain(&error), "cannot keep the lease");
+        }
+    }
+
+    /// Kills everything that may not outlive the lease, and wants none of it any more.
+    pub(super) fn fence(&self) {
+        let mut state = lock(&self.state);
+        let doomed: Vec<InstanceId> =
+            state.handles.iter().filter(|(_, h)| !h.keep).map(|(id, _)| id.clone()).collect();
+        if doomed.is_empty() && !self.fence.populated() {
+            return;
+        }
+        if let Err(error) = self.fence.kill() {
+            tracing::error!(error = %chain(&error), "cannot fence");
+        }
+        for id in doomed {
+            state.wanted.remove(&id);
+            if let Some(handle) = state.handles.get(&id)
+                && !handle.stop.send_replace(true)
+            {
+                tracing::warn!(instance = %id, "the lease ran out: stopped");
+            }
+        }
+    }
+
+    /// Waits until nothing is left of what was fenced.
+    pub(super) async fn wait_fenced(&self) {
+        while lock(&self.lease).deadline().is_some() && !self.lease_holds() {
+            if !lock(&self.state).handles.values().any(|h| !h.keep) && !self.fence.populated() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Takes over what an earlier process started.
+    pub(super) async fn adopt(self: &Arc<Self>) -> Result<(), RuntimeError> {
+        for found in self.runtime.list().await? {
+            let desired = found.desired.clone();
+            tracing::info!(instance = %desired.id, running = found.running, "adopted");
+            let mut state = lock(&self.state);
+            state.wanted.insert(desired.id.clone(), desired.clone());
+            self.spawn(&mut state, desired, Some(found));
+        }
+        Ok(())
+    }
+
+    /// Runs this and nothing else.
+    pub(super) fn order(self: &Arc<Self>, desired: Vec<Desired>) {
+        let mut state = lock(&self.state);
+        state.wanted = desired.into_iter().map(|d| (d.id.clone(), d)).collect();
+        self.reconcile(&mut state);
+    }
+
+    fn reconcile(self: &Arc<Self>, state: &mut State) {
+        for (id, handle) in &state.handles {
+            if !state.wanted.contains_key(id) {
+                handle.stop.send_replace(true);
+            }
+        }
+        let missing: Vec<Desired> =
+            state.wanted.values().filter(|d| !state.handles.contains_key(&d.id)).cloned().collect();
+        for desired in missing {
+            self.spawn(state, desired, None);
+        }
+    }
+
+    pub(super) fn observed(&self) -> Vec<Observed> {
+        lock(&self.state).handles.values().map(|h| h.observed.clone()).collect()
+    }
+
+    fn spawn(self: &Arc<Self>, state: &mut State, desired: Desired, found: Option<Found>) {
+        let (stop, stopped) = watch::channel(false);
+        let observed = Observed {
+            id: desired.id.clone(),
+            phase: Phase::Starting,
+            restarts: 0,
+            address: String::new(),
+            message: String::new(),
+            started: 0,
+        };
+        let keep = desired.spec.migration.on_disconnect == OnDisconnect::Keep;
+        state.handles.insert(desired.id.clone(), Handle { observed, keep, stop });
+        let all = self.clone();
+        tokio::spawn(async move {
+            let id = desired.id.clone();
+            Life { all: all.clone(), desired, stopped, restarts: 0 }.run(found).await;
+            let mut state = lock(&all.state);
+            state.handles.remove(&id);
+            all.reconcile(&mut state);
+            drop(state);
+            all.changed.notify_one();
+        });
+        self.changed.notify_one();
+    }
+}
+
+/// One instance from its start to its removal.
+struct Life {
+    all: Arc<Instances>,
+    desired: Desired,
+    stopped: watch::Receiver<bool>,
+    restarts: u32,
+}
+
+impl Life {
+    async fn run(mut self, found: Option<Found>) {
+        let mut running = found.filter(|f| f.running).map(|f| (f.address, f.started));
+        let mut pause = FIRST_PAUSE;
+        while !*self.stopped.borrow() {
+            let outcome = match running.take() {
+                Some(running) => Ok(running),
+                None => self.start().await,
+            };
+            let message = match outcome {
+                Ok((address, started)) => {
+                    let began = tokio::time::Instant::now();
+                    let Some(message) = self.watch(&address, started).await else { break };
+                    if began.elapsed() >= GOOD_RUN {
+                        pause = FIRST_PAUSE;
+                    }
+                    message
+                }
+                Err(error) => chain(&error),
+            };
+            tracing::warn!(instance = %self.desired.id, %message, "not running");
+            self.restarts += 1;
+            self.see(Phase::BackOff, "", &message, 0);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                _ = self.stopped.wait_for(|stop| *stop) => {}
+            }
+        }
+        self.end().await;
+    }
+
+    async fn start(&self) -> Result<(String, u64), RuntimeError> {
+        self.see(Phase::Starting, "", "", 0);
+        // What a crash left of an earlier try would be in the way.
+        self.all.runtime.stop(&self.desired.id, Duration::ZERO).await?;
+        self.all.runtime.pull(&self.desired.spec.image).await?;
+        if !self.all.lease_holds() || *self.stopped.borrow() {
+            return Err(RuntimeError::Fenced);
+        }
+        let address = self.all.runtime.start(&self.desired).await?;
+        tracing::info!(instance = %self.desired.id, %address, "started");
+        Ok((address, wall_clock()))
+    }
+
+    /// Watches the running process. Answers why it is no longer running, or nothing when it is to be stopped.
+    async fn watch(&mut self, address: &str, started: u64) -> Option<String> {
+        let health = self.desired.spec.health.clone();
+        self.see(if health.is_some() { Phase::Running } else { Phase::Ready }, address, "", started);
+        let runtime = self.all.runtime.clone();
+        let id = self.desired.id.clone();
+        let ended = async {
+            loop {
+                match runtime.wait(&id).await {
+                    Ok(code) => return format!("exited with {code}"),
+                    Err(error) => tracing::warn!(instance = %id, error = %chain(&error), "cannot wait"),
+                }
+                tokio::time::sleep(RETRY).await;
+                let alive =
+                    runtime.list().await.map(|all| all.iter().any(|f| f.desired.id == id && f.running));
+                if matches!(alive, Ok(false)) {
+                    return "its process is gone".to_owned();
+                }
+            }
+        };
+        let first_port = self.desired.spec.ports.first().map_or(0, |p| p.container);
+        let probing = async {
+            let Some(health) = health else { return std::future::pending().await };
+            let mut failures = 0;
+            let mut ready = false;
+            loop {
+                match probe::ask(&health, address, first_port).await {
+                    Ok(()) => {
+                        failures = 0;
+                        if !ready {
+                            ready = true;
+                            self.see(Phase::Ready, address, "", started);
+                        }
+                    }
+                    Err(why) => {
+                        failures += 1;
+                        if failures >= probe::THRESHOLD && (ready || failures == probe::THRESHOLD) {
+                            ready = false;
+                            self.see(Phase::Running, address, &format!("unhealthy: {why}"), started);
+                        }
+                    }
+                }
+                // Until it is first ready it is asked often: a move waits for it.
+                let pause = if ready { health.every } else { Span(health.every.0.min(200)) };
+                tokio::time::sleep(pause.duration()).await;
+            }
+        };
+        let mut stopped = self.stopped.clone();
+        tokio::select! {
+            message = ended => Some(message),
+            () = probing => None,
+            _ = stopped.wait_for(|stop| *stop) => None,
+        }
+    }
+
+    async fn end(&self) {
+        self.see(Phase::Stopping, "", "", 0);
+        let grace = if self.all.lease_holds() { self.desired.spec.grace.duration() } else { Duration::ZERO };
+        while let Err(error) = self.all.runtime.stop(&self.desired.id, grace).await {
+            tracing::warn!(instance = %self.desired.id, error = %chain(&error), "cannot stop; trying again");
+            tokio::time::sleep(RETRY).await;
+        }
+        tracing::info!(instance = %self.desired.id, "stopped");
+    }
+
+    fn see(&self, phase: Phase, address: &str, message: &str, started: u64) {
+        let observed = Observed {
+            id: self.desired.id.clone(),
+            phase,
+            restarts: self.restarts,
+            address: address.to_owned(),
+            message: message.to_owned(),
+            started,
+        };
+        if let Some(handle) = lock(&self.all.state).handles.get_mut(&self.desired.id) {
+            handle.observed = observed;
+        }
+        self.all.changed.notify_one();
+    }
+}

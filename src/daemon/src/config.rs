@@ -1,0 +1,263 @@
+//! spacecloud.toml.
+
+use model::{Bytes, Name, Timing};
+use runtime::Fence;
+use serde::Deserialize;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+use thiserror::Error;
+
+/// A configuration that cannot be used: one line with file, key and remedy.
+#[derive(Debug, Error)]
+#[error("{file}: {reason}")]
+pub struct ConfigError {
+    file: PathBuf,
+    reason: String,
+}
+
+/// Which roles this process has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Roles {
+    /// The server too where its CA or the file server.enabled is.
+    #[serde(rename = "auto")]
+    Auto,
+    /// Decides.
+    #[serde(rename = "server")]
+    Server,
+    /// Runs instances.
+    #[serde(rename = "agent")]
+    Agent,
+    /// Both.
+    #[serde(rename = "server+agent")]
+    Both,
+}
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Roles of this process.
+    #[serde(default = "Config::roles_default")]
+    pub roles: Roles,
+    /// Directory of the durable state.
+    #[serde(default = "Config::state_default")]
+    pub state: PathBuf,
+    /// The server.
+    #[serde(default)]
+    pub server: ServerConfig,
+    /// The agent.
+    #[serde(default)]
+    pub agent: AgentConfig,
+    /// How quickly things are noticed; the server's is what counts.
+    #[serde(default)]
+    pub timing: Timing,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Where agents find it.
+    pub address: String,
+    /// Where it listens for gRPC.
+    pub listen: String,
+    /// Where it listens for HTTP.
+    pub http: String,
+    /// Where the registry's certificate is put when the server's module has a registry.
+    pub registry_tls: PathBuf,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            address: "10.44.0.1:7440".into(),
+            listen: "0.0.0.0:7440".into(),
+            http: "0.0.0.0:7480".into(),
+            registry_tls: "/var/lib/space-registry/tls".into(),
+        }
+    }
+}
+
+/// `[agent]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentConfig {
+    /// Slot, where neither the kernel's command line nor the slot file says it.
+    pub slot: Option<u16>,
+    /// Holds the join token.
+    pub token_file: PathBuf,
+    /// This module's address; `{slot}` is replaced.
+    pub backplane: String,
+    /// The subnet of its instances; `{slot}` is replaced.
+    pub pods: String,
+    /// containerd's socket.
+    pub containerd: PathBuf,
+    /// runc or crun.
+    pub oci_runtime: String,
+    /// Directory of the CNI plugins.
+    pub cni_bin: PathBuf,
+    /// The registry that images come from.
+    pub registry: String,
+    /// Directory on a tmpfs: network namespaces, addresses, the lease.
+    pub run: PathBuf,
+    /// Memory that is left to the system.
+    pub reserved: Bytes,
+    /// For placement.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            slot: None,
+            token_file: "/etc/spacecloud/token".into(),
+            backplane: "10.44.0.{slot}".into(),
+            pods: "10.45.{slot}.0/24".into(),
+            containerd: "/run/containerd/containerd.sock".into(),
+            oci_runtime: "runc".into(),
+            cni_bin: "/usr/lib/cni".into(),
+            registry: "registry.spacecloud:5000".into(),
+            run: "/run/spacecloud".into(),
+            reserved: Bytes(192 << 20),
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+const CGROUPS: &str = "/sys/fs/cgroup/spacecloud";
+
+impl Config {
+    fn roles_default() -> Roles {
+        Roles::Auto
+    }
+
+    fn state_default() -> PathBuf {
+        "/var/lib/spacecloud".into()
+    }
+
+    /// Reads the file and merges the drop-ins in `FILE.d/*.toml` over it, in the order of their names.
+    ///
+    /// # Errors
+    /// One line: which file, which key, why.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let mut table = read_table(file)?;
+        let mut directory = file.as_os_str().to_owned();
+        directory.push(".d");
+        let mut last = file.to_owned();
+        if let Ok(entries) = fs::read_dir(&directory) {
+            let mut names: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+            names.retain(|name| name.extension().is_some_and(|e| e == "toml"));
+            names.sort();
+            for name in names {
+                merge(&mut table, read_table(&name)?);
+                last = name;
+            }
+        }
+        let refuse = |reason: String| ConfigError { file: last.clone(), reason };
+        let config =
+            Self::deserialize(table).map_err(|e| refuse(e.to_string().trim().replace('\n', ", ")))?;
+        config.timing.check().map_err(|e| refuse(e.to_string()))?;
+        for (key, address) in [("server.listen", &config.server.listen), ("server.http", &config.server.http)]
+        {
+            if address.parse::<std::net::SocketAddr>().is_err() {
+                return Err(refuse(format!(
+                    "{key}: {address:?} is no address; write ADDRESS:PORT, as 0.0.0.0:7440"
+                )));
+            }
+        }
+        Ok(config)
+    }
+
+    /// (server, agent)
+    pub fn roles(&self) -> (bool, bool) {
+        match self.roles {
+            Roles::Server => (true, false),
+            Roles::Agent => (false, true),
+            Roles::Both => (true, true),
+            Roles::Auto => {
+                let here = self.state.join("ca/ca.key").exists()
+                    || Path::new("/etc/spacecloud/server.enabled").exists();
+                (here, true)
+            }
+        }
+    }
+
+    /// The slot: kernel command line, then file, then configuration.
+    ///
+    /// # Errors
+    /// None of them says it.
+    pub fn slot(&self) -> Result<u16, ConfigError> {
+        let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+        let kernel =
+            cmdline.split_whitespace().find_map(|word| word.strip_prefix("spacecloud.slot=")?.parse().ok());
+        let file = || fs::read_to_string(self.agent.run.join("slot")).ok()?.trim().parse().ok();
+        kernel.or_else(file).or(self.agent.slot).ok_or_else(|| ConfigError {
+            file: "agent.slot".into(),
+            reason: "no slot number: give spacecloud.slot=N on the kernel's command line or agent.slot here"
+                .into(),
+        })
+    }
+
+    /// This module's name.
+    ///
+    /// # Errors
+    /// Nobody says in which slot it is.
+    pub fn module(&self) -> Result<Name, ConfigError> {
+        self.slot().map(Name::of_module)
+    }
+
+    /// The fence that agent and guard share.
+    pub fn fence(&self) -> Fence {
+        Fence::new(Path::new(CGROUPS), &self.agent.run.join("lease"))
+    }
+}
+
+fn read_table(file: &Path) -> Result<toml::Table, ConfigError> {
+    let refuse = |reason: String| ConfigError { file: file.to_owned(), reason };
+    let text = fs::read_to_string(file).map_err(|e| refuse(format!("cannot be read: {e}")))?;
+    toml::from_str(&text).map_err(|e| {
+        let line = e.span().map_or(0, |s| text.get(..s.start).unwrap_or_default().matches('\n').count() + 1);
+        refuse(format!("line {line}: {}", e.message().replace('\n', " ")))
+    })
+}
+
+fn merge(base: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(base)), toml::Value::Table(over)) => merge(base, over),
+            (_, value) => drop(base.insert(key, value)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drop_ins_override_and_mistakes_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("s.toml");
+        fs::write(&file, "roles = 'agent'\n[timing]\nlease = '500ms'\n").unwrap();
+        fs::create_dir(dir.path().join("s.toml.d")).unwrap();
+        let drop_in = dir.path().join("s.toml.d/slow.toml");
+        fs::write(&drop_in, "[timing]\nlease = '5s'\n").unwrap();
+        assert_eq!(Config::load(&file).unwrap().timing.lease.0, 5000);
+        for (bad, word) in [
+            ("[timing]\nlease = 5", "unit"),
+            ("[agnet]\n", "agnet"),
+            ("x", "line 1"),
+            ("[timing]\nlease='1ms'", "lease"),
+        ] {
+            fs::write(&drop_in, bad).unwrap();
+            let message = Config::load(&file).unwrap_err().to_string();
+            assert!(
+                message.contains(word) && message.contains("slow.toml") && !message.contains('\n'),
+                "{message}"
+            );
+        }
+    }
+}

@@ -1,0 +1,345 @@
+use crate::{Bytes, Cpu, ImageRef, Milli, Name, Span, SpecError};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Whether it runs for good or in a planned window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A long-running service with replicas.
+    #[default]
+    App,
+    /// A job in a planned window.
+    Task,
+}
+
+/// How a module is chosen among those that fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// The least allocated module, replicas of one app apart (Kubernetes' LeastAllocated).
+    #[default]
+    Spread,
+    /// The most allocated module that still fits.
+    Binpack,
+    /// The pool paper's traditional strategy.
+    Tiling,
+    /// The pool paper's multi-level queue.
+    Multilevel,
+}
+
+/// What one instance asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resources {
+    /// Cores.
+    pub cpu: Cpu,
+    /// Memory, a hard limit when not zero.
+    pub memory: Bytes,
+    /// Disk.
+    pub disk: Bytes,
+    /// Accelerators.
+    pub gpu: Milli,
+}
+
+/// Where it may run.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Placement {
+    /// Only these modules, if any is named.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub modules: BTreeSet<Name>,
+    /// Labels that the module must have.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Apps that must be on the same module.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub near: BTreeSet<Name>,
+    /// Apps that must not be on the same module; its own name keeps its replicas apart.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub apart: BTreeSet<Name>,
+}
+
+/// A port that the app listens on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// The port inside the container.
+    pub container: u16,
+    /// Published on the address of the instance's module, at this port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<u16>,
+    /// Port of the app's stable virtual address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<u16>,
+}
+
+/// How the agent finds out whether an instance is healthy. One of `http`, `tcp`, `exec`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Health {
+    /// A path that answers with a status below 400 on the first port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<String>,
+    /// A port that accepts connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<u16>,
+    /// A command in the container that exits with 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<Vec<String>>,
+    /// Between two probes.
+    #[serde(default = "Health::every_default")]
+    pub every: Span,
+}
+
+impl Health {
+    fn every_default() -> Span {
+        Span(1000)
+    }
+}
+
+/// How a planned move is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlannedMove {
+    /// The new instance is ready before the old one stops.
+    #[default]
+    MakeBeforeBreak,
+    /// The old instance is gone before the new one starts.
+    StopFirst,
+}
+
+/// What the agent does with the instance when its lease runs out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDisconnect {
+    /// It is stopped before a replacement can start: it never runs twice.
+    #[default]
+    Stop,
+    /// It goes on serving its module; a replacement may run beside it until the module returns.
+    Keep,
+}
+
+/// How it moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Migration {
+    /// Drain, rebalance, update.
+    pub planned: PlannedMove,
+    /// Cut off from the server.
+    pub on_disconnect: OnDisconnect,
+}
+
+/// What a user wants to run: the contents of an app file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppSpec {
+    /// App or task.
+    #[serde(default)]
+    pub kind: Kind,
+    /// Unique in the cluster.
+    pub name: Name,
+    /// What to run.
+    pub image: ImageRef,
+    /// How many instances.
+    #[serde(default = "one")]
+    pub replicas: u32,
+    /// How modules are chosen.
+    #[serde(default)]
+    pub strategy: Strategy,
+    /// Higher goes first when room is short.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub priority: i32,
+    /// Instead of the image's entry point and command.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Added to the image's environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Between SIGTERM and SIGKILL.
+    #[serde(default = "grace_default")]
+    pub grace: Span,
+    /// What each instance asks for.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Where it may run.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub placement: Placement,
+    /// Where it listens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Port>,
+    /// When it is healthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// How it moves.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub migration: Migration,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn grace_default() -> Span {
+    Span(5_000)
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// One app file: one app at its top level, or several as `[[app]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppFile {
+    /// The apps in the order of the file.
+    pub apps: Vec<AppSpec>,
+}
+
+impl AppFile {
+    /// Parses and validates; `file` is named in errors.
+    ///
+    /// # Errors
+    /// One line: file, place, key and what would be right.
+    pub fn parse(file: &str, text: &str) -> Result<Self, SpecError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Several {
+            app: Vec<AppSpec>,
+        }
+        let syntax = |error: toml::de::Error| SpecError::Syntax {
+            file: file.to_owned(),
+            reason: one_line(text, &error),
+        };
+        let table: toml::Table = toml::from_str(text).map_err(syntax)?;
+        let apps = if table.contains_key("app") {
+            toml::from_str::<Several>(text).map_err(syntax)?.app
+        } else {
+            vec![toml::from_str::<AppSpec>(text).map_err(syntax)?]
+        };
+        for app in &apps {
+            app.check().map_err(|e| e.in_file(file))?;
+        }
+        Ok(Self { apps })
+    }
+}
+
+/// `line 3: unknown field ...` from a TOML error, on one line.
+fn one_line(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', " ");
+    match error.span() {
+        Some(span) => {
+            let before = text.get(..span.start).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            let key = text
+                .lines()
+                .nth(line - 1)
+                .and_then(|l| l.split('=').next())
+                .map(str::trim)
+                .unwrap_or_default();
+            if key.is_empty() {
+                format!("line {line}: {message}")
+            } else {
+                format!("line {line}, {key}: {message}")
+            }
+        }
+        None => message,
+    }
+}
+
+impl AppSpec {
+    /// The most replicas of one app.
+    pub const REPLICA_LIMIT: u32 = 1000;
+
+    /// Checks what the types alone cannot.
+    ///
+    /// # Errors
+    /// The first key that is refused.
+    pub fn check(&self) -> Result<(), SpecError> {
+        if self.name.len() > 40 {
+            return Err(SpecError::value(
+                "name",
+                &self.name,
+                "is longer than 40 characters, which an instance's name needs",
+            ));
+        }
+        if self.kind == Kind::Task {
+            return Err(unsupported("kind", "task", "write kind = \"app\""));
+        }
+        if matches!(self.strategy, Strategy::Tiling | Strategy::Multilevel) {
+            return Err(unsupported(
+                "strategy",
+                format!("{:?}", self.strategy).to_lowercase(),
+                "use spread or binpack",
+            ));
+        }
+        if self.replicas > Self::REPLICA_LIMIT {
+            return Err(SpecError::value("replicas", self.replicas, "is more than 1000"));
+        }
+        if self.placement.near.contains(&self.name) {
+            return Err(SpecError::value("placement.near", &self.name, "is the app itself"));
+        }
+        if let Some(both) = self.placement.near.intersection(&self.placement.apart).next() {
+            return Err(SpecError::value("placement.near", both, "is in placement.apart too"));
+        }
+        self.check_ports()?;
+        self.check_health()?;
+        if self.env.keys().any(|key| key.is_empty() || key.contains(['=', '\0'])) {
+            return Err(SpecError::value("env", "", "has a name that is empty or holds '='"));
+        }
+        Ok(())
+    }
+
+    fn check_ports(&self) -> Result<(), SpecError> {
+        let mut hosts = BTreeSet::new();
+        for port in &self.ports {
+            if port.container == 0 || port.host == Some(0) || port.service == Some(0) {
+                return Err(SpecError::value("ports", 0, "is no port; use 1 to 65535"));
+            }
+            if port.host.is_some_and(|host| !hosts.insert(host)) {
+                return Err(SpecError::value(
+                    "ports.host",
+                    port.host.unwrap_or(0),
+                    "is used twice in this app",
+                ));
+            }
+            if let Some(service) = port.service {
+                return Err(unsupported(
+                    "ports.service",
+                    service.to_string(),
+                    "use ports.host, or the instance's address",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_health(&self) -> Result<(), SpecError> {
+        let Some(health) = &self.health else { return Ok(()) };
+        let kinds = [health.http.is_some(), health.tcp.is_some(), health.exec.is_some()];
+        if kinds.iter().filter(|set| **set).count() != 1 {
+            return Err(SpecError::value("health", "", "needs exactly one of http, tcp and exec"));
+        }
+        if health.exec.is_some() {
+            return Err(unsupported("health.exec", "exec", "use health.http or health.tcp"));
+        }
+        if let Some(path) = &health.http {
+            if !path.starts_with('/') || path.contains(char::is_whitespace) {
+                return Err(SpecError::value("health.http", path, "is no path; it starts with '/'"));
+            }
+            if self.ports.is_empty() {
+                return Err(SpecError::value("health.http", path, "needs a [[ports]] entry to ask at"));
+            }
+        }
+        if health.every.0 < 10 {
+            return Err(SpecError::value("health.every", health.every, "is shorter than 10ms"));
+        }
+        Ok(())
+    }
+}
+
+fn unsupported(key: &str, value: impl Into<String>, remedy: &str) -> SpecError {
+    SpecError::Unsupported { key: key.to_owned(), value: value.into(), remedy: remedy.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

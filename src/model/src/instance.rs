@@ -1,0 +1,243 @@
+use crate::{AppSpec, Name, SpecError};
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+/// One replica of an app: `telemetry/1`. Numbers start at 1.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ReplicaId {
+    /// The app.
+    pub app: Name,
+    /// Which of its replicas.
+    pub number: u32,
+}
+
+impl fmt::Display for ReplicaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}/{}", self.app, self.number))
+    }
+}
+
+impl FromStr for ReplicaId {
+    type Err = SpecError;
+    fn from_str(text: &str) -> Result<Self, SpecError> {
+        let (app, number) = text.split_once('/').unwrap_or((text, "1"));
+        let number = number.parse().ok().filter(|n| *n > 0).ok_or_else(|| {
+            SpecError::value("instance", text, "is no instance; write APP/NUMBER, as telemetry/1")
+        })?;
+        Ok(Self { app: app.parse()?, number })
+    }
+}
+
+/// One placement of a replica, never used again: `telemetry-1-7` is the seventh that the app ever had.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct InstanceId {
+    replica: ReplicaId,
+    incarnation: u64,
+}
+
+impl InstanceId {
+    /// Names a new placement of `replica`.
+    pub fn new(replica: ReplicaId, incarnation: u64) -> Self {
+        Self { replica, incarnation }
+    }
+
+    /// The replica that this is a placement of.
+    pub fn replica(&self) -> &ReplicaId {
+        &self.replica
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}-{}-{}", self.replica.app, self.replica.number, self.incarnation))
+    }
+}
+
+impl FromStr for InstanceId {
+    type Err = SpecError;
+    fn from_str(text: &str) -> Result<Self, SpecError> {
+        let bad =
+            || SpecError::value("instance", text, "is no instance id; it reads APP-REPLICA-INCARNATION");
+        let mut parts = text.rsplitn(3, '-');
+        let incarnation = parts.next().and_then(|p| p.parse().ok()).ok_or_else(bad)?;
+        let number = parts.next().and_then(|p| p.parse().ok()).ok_or_else(bad)?;
+        let app = parts.next().ok_or_else(bad)?.parse()?;
+        Ok(Self { replica: ReplicaId { app, number }, incarnation })
+    }
+}
+
+impl TryFrom<String> for InstanceId {
+    type Error = SpecError;
+    fn try_from(text: String) -> Result<Self, SpecError> {
+        text.parse()
+    }
+}
+
+impl From<InstanceId> for String {
+    fn from(id: InstanceId) -> Self {
+        id.to_string()
+    }
+}
+
+/// Where an instance is in its life; the drawing is in the room's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// No module fits it now.
+    Pending,
+    /// Its module gets the image and creates it.
+    Starting,
+    /// Its process runs; health is not yet known.
+    Running,
+    /// It runs and is healthy.
+    Ready,
+    /// It ended or could not start; its agent tries again after a pause.
+    BackOff,
+    /// Its module has been told to stop it.
+    Stopping,
+}
+
+impl Phase {
+    /// For tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Ready => "ready",
+            Self::BackOff => "back-off",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// What an agent sees of one instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Which.
+    pub id: InstanceId,
+    /// Never `Pending`.
+    pub phase: Phase,
+    /// How often the agent has started it again.
+    pub restarts: u32,
+    /// Its address in the module's subnet, when it has one.
+    pub address: String,
+    /// What a person should know: the pull that failed, the exit code.
+    pub message: String,
+    /// When its process started, in Unix milliseconds; 0 when it did not.
+    pub started: u64,
+}
+
+/// What an agent is told to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Desired {
+    /// Which.
+    pub id: InstanceId,
+    /// What.
+    pub spec: AppSpec,
+}
+
+/// What a filter or the scores said of one module.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// A filter took the module out, and why.
+    Filtered(String),
+    /// It fits, with this score: more is better.
+    Score(f64),
+}
+
+/// One line of a decision's table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The module.
+    pub module: Name,
+    /// What was found.
+    pub verdict: Verdict,
+}
+
+/// Why an instance is where it is, or why it is nowhere.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Decision {
+    /// What made a decision necessary: `new replica`, `module-3 lost`, `rebalance`, `drain of module-2`.
+    pub cause: String,
+    /// The module that was taken.
+    pub chosen: Option<Name>,
+    /// Every module that was looked at.
+    pub candidates: Vec<Candidate>,
+    /// Unix milliseconds.
+    pub at: u64,
+}
+
+impl Decision {
+    /// Why no module fits, on one line; empty when one was chosen.
+    pub fn refusal(&self) -> String {
+        if self.chosen.is_some() {
+            return String::new();
+        }
+        let reasons: Vec<String> = self
+            .candidates
+            .iter()
+            .filter_map(|c| match &c.verdict {
+                Verdict::Filtered(why) => Some(format!("{}: {why}", c.module)),
+                Verdict::Score(_) => None,
+            })
+            .collect();
+        if reasons.is_empty() { "no module has joined".to_owned() } else { reasons.join("; ") }
+    }
+}
+
+/// An instance as the server records it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Which.
+    pub id: InstanceId,
+    /// What it runs, as it was when it was placed.
+    pub spec: AppSpec,
+    /// Revision of the app that `spec` is.
+    pub revision: u64,
+    /// Where; none while pending.
+    pub module: Option<Name>,
+    /// As last reported, or `Pending`, `Starting`, `Stopping`.
+    pub phase: Phase,
+    /// In a planned move: the instance that this one takes over from.
+    pub replaces: Option<InstanceId>,
+    /// As last reported.
+    pub restarts: u32,
+    /// As last reported.
+    pub address: String,
+    /// As last reported, or why it is pending.
+    pub message: String,
+    /// As last reported.
+    pub started: u64,
+    /// Why here.
+    pub decision: Decision,
+}
+
+impl Instance {
+    /// It counts as running and healthy.
+    pub fn is_ready(&self) -> bool {
+        self.phase == Phase::Ready
+    }
+
+    /// It is on its way out.
+    pub fn is_stopping(&self) -> bool {
+        self.phase == Phase::Stopping
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_read_back() {
+        let id: InstanceId = "my-app-2-17".parse().unwrap();
+        assert_eq!(id.replica().to_string(), "my-app/2");
+        assert_eq!(id.to_string(), "my-app-2-17");
+        assert_eq!("telemetry".parse::<ReplicaId>().unwrap().number, 1);
+        assert!("telemetry/0".parse::<ReplicaId>().is_err());
+        assert!("telemetry-1".parse::<InstanceId>().is_err());
+    }
+}

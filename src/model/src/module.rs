@@ -1,0 +1,75 @@
+use crate::{Bytes, Cpu, Milli, Name};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A numbered PCIe device on a module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accelerator {
+    /// Its logical number on the module.
+    pub number: u32,
+    /// The PCIe slot that it is plugged into.
+    pub pcie_slot: String,
+}
+
+/// What a module has.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Cores.
+    pub cpu: Cpu,
+    /// Memory that instances may use.
+    pub memory: Bytes,
+    /// Disk that instances may use.
+    pub disk: Bytes,
+    /// Accelerators, by number.
+    pub accelerators: Vec<Accelerator>,
+}
+
+impl Capacity {
+    /// Whole accelerators in thousandths.
+    pub fn gpu(&self) -> Milli {
+        Milli(self.accelerators.len() as u64 * 1000)
+    }
+}
+
+/// What the server thinks of a module. Not stored: after a restart everyone is heard anew.
+///
+/// ```text
+///             hello          silence           lease + margin
+///  Lost ──► Returning ──► Ready ──► Suspect ──────────► Lost
+///                 strays gone  ▲───────┘ heartbeat
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Liveness {
+    /// Heard, and takes work.
+    Ready,
+    /// Heard again, but still has instances that are no longer its own.
+    Returning,
+    /// Silent for a while: no new work.
+    Suspect,
+    /// Silent for longer than its lease and the margin: what ran there runs elsewhere.
+    Lost,
+}
+
+/// A compute module as the server records it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Module {
+    /// `module-N`.
+    pub name: Name,
+    /// Its slot on the backplane.
+    pub slot: u16,
+    /// Its address on the backplane.
+    pub address: String,
+    /// The subnet of its instances.
+    pub pods: String,
+    /// What it has.
+    pub capacity: Capacity,
+    /// For placement.
+    pub labels: BTreeMap<String, String>,
+    /// Kernel release, for people.
+    pub kernel: String,
+    /// An operator wants no new instances here.
+    pub cordoned: bool,
+    /// An operator wants what runs here to move away. Implies cordoned.
+    pub draining: bool,
+}

@@ -1,0 +1,153 @@
+use crate::{AppSpec, Instance, Module, Name};
+use serde::{Deserialize, Serialize};
+
+/// An app as the server records it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct App {
+    /// What its user wants.
+    pub spec: AppSpec,
+    /// Counts the changes of `spec` that need new instances.
+    pub revision: u64,
+    /// The incarnation that its next instance gets.
+    pub next_incarnation: u64,
+    /// Unix milliseconds of its first apply.
+    pub created: u64,
+    /// Its virtual address, when a port asks for a service.
+    pub service_address: String,
+}
+
+/// How much an event matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// As expected.
+    Normal,
+    /// Look at it.
+    Warning,
+}
+
+/// Something that an operator may want to read later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts up for ever.
+    pub number: u64,
+    /// Unix milliseconds.
+    pub at: u64,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What it is about: `module-3`, `telemetry/1`.
+    pub subject: String,
+    /// One word for filters: `Lost`, `Moved`.
+    pub reason: String,
+    /// One line for people.
+    pub message: String,
+}
+
+/// The kinds of record, each a table of its own in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordKind {
+    /// [`App`], by name.
+    App,
+    /// [`Module`], by name.
+    Module,
+    /// [`Instance`], by id.
+    Instance,
+    /// [`Event`], by number.
+    Event,
+}
+
+impl RecordKind {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::App, Self::Module, Self::Instance, Self::Event];
+
+    /// The name of its table.
+    pub fn table(self) -> &'static str {
+        match self {
+            Self::App => "apps",
+            Self::Module => "modules",
+            Self::Instance => "instances",
+            Self::Event => "events",
+        }
+    }
+}
+
+/// One record of any kind.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant)] // records are few and short-lived
+pub enum Record {
+    /// An app.
+    App(App),
+    /// A module.
+    Module(Module),
+    /// An instance.
+    Instance(Box<Instance>),
+    /// An event.
+    Event(Event),
+}
+
+impl Record {
+    /// Its kind.
+    pub fn kind(&self) -> RecordKind {
+        match self {
+            Self::App(_) => RecordKind::App,
+            Self::Module(_) => RecordKind::Module,
+            Self::Instance(_) => RecordKind::Instance,
+            Self::Event(_) => RecordKind::Event,
+        }
+    }
+
+    /// Its key in its table.
+    pub fn key(&self) -> String {
+        match self {
+            Self::App(app) => app.spec.name.to_string(),
+            Self::Module(module) => module.name.to_string(),
+            Self::Instance(instance) => instance.id.to_string(),
+            Self::Event(event) => event_key(event.number),
+        }
+    }
+
+    /// As JSON text, readable in the database's shell.
+    ///
+    /// # Errors
+    /// Never in practice: every record is plain data.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        match self {
+            Self::App(app) => serde_json::to_string(app),
+            Self::Module(module) => serde_json::to_string(module),
+            Self::Instance(instance) => serde_json::to_string(instance),
+            Self::Event(event) => serde_json::to_string(event),
+        }
+    }
+
+    /// Reads what [`Record::to_json`] wrote.
+    ///
+    /// # Errors
+    /// The text is no record of that kind.
+    pub fn from_json(kind: RecordKind, text: &str) -> Result<Self, serde_json::Error> {
+        Ok(match kind {
+            RecordKind::App => Self::App(serde_json::from_str(text)?),
+            RecordKind::Module => Self::Module(serde_json::from_str(text)?),
+            RecordKind::Instance => Self::Instance(serde_json::from_str(text)?),
+            RecordKind::Event => Self::Event(serde_json::from_str(text)?),
+        })
+    }
+}
+
+/// An event's key sorts as its number does.
+pub(crate) fn event_key(number: u64) -> String {
+    format!("{number:012}")
+}
+
+impl Event {
+    /// The key of the event with this number.
+    pub fn key_of(number: u64) -> String {
+        event_key(number)
+    }
+}
+
+impl App {
+    /// Its name.
+    pub fn name(&self) -> &Name {
+        &self.spec.name
+    }
+}

@@ -1,0 +1,380 @@
+//! The server's state and its one entrance, [`Core::step`].
+
+use crate::{Refusal, link::Link};
+use model::{
+    App, AppSpec, Desired, Event as EventRecord, Instance, InstanceId, Liveness, Module, Name, Now, Observed,
+    Record, RecordKind, Severity, Timing,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What an operator asks.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// Create or change apps: all or none.
+    Apply(Vec<AppSpec>),
+    /// Delete apps: all or none.
+    Delete(Vec<Name>),
+    /// Change an app's replicas.
+    Scale(Name, u32),
+    /// No new instances on a module; draining also moves away what is there.
+    Cordon {
+        /// Which.
+        module: Name,
+        /// False makes it take work again.
+        cordoned: bool,
+        /// Move away what runs there.
+        draining: bool,
+    },
+}
+
+/// An agent's heartbeat.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentReport {
+    /// The last order that the agent has taken in this connection.
+    pub taken: u64,
+    /// Everything that it has.
+    pub observed: Vec<Observed>,
+}
+
+/// What happens to the core.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// An operator asks.
+    Request(Request),
+    /// An agent opens a connection and says what it has.
+    Hello(Box<Module>, Vec<Observed>),
+    /// An agent is alive.
+    Heartbeat(Name, AgentReport),
+    /// Time passes.
+    Tick,
+}
+
+/// What an accepted request answers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reply {
+    /// For people, a line for each thing done.
+    pub lines: Vec<String>,
+}
+
+/// One put (`Some`) or delete (`None`) of the batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// Table.
+    pub kind: RecordKind,
+    /// Key in it.
+    pub key: String,
+    /// The record, or none to delete it.
+    pub record: Option<Record>,
+}
+
+/// The whole list of what a module is to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Order {
+    /// Counts up within a connection.
+    pub number: u64,
+    /// Everything else is to be stopped.
+    pub desired: Vec<Desired>,
+}
+
+/// What a step asks of the shell, in this order.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Output {
+    /// To commit as one batch before anything else.
+    pub changes: Vec<Change>,
+    /// To send.
+    pub orders: BTreeMap<Name, Order>,
+    /// The agent whose hello or heartbeat is to be acknowledged.
+    pub ack: Option<Name>,
+    /// Connections to close: they must say hello again.
+    pub disconnect: BTreeSet<Name>,
+}
+
+/// The server's whole state.
+#[derive(Debug, Clone)]
+pub struct Core {
+    pub(crate) timing: Timing,
+    pub(crate) apps: BTreeMap<Name, App>,
+    pub(crate) modules: BTreeMap<Name, Module>,
+    pub(crate) instances: BTreeMap<InstanceId, Instance>,
+    pub(crate) events: BTreeMap<u64, EventRecord>,
+    pub(crate) links: BTreeMap<Name, Link>,
+    /// The order from which on each stopping instance is no longer wanted.
+    pub(crate) stopped_by: BTreeMap<InstanceId, u64>,
+    /// When each move under way began.
+    pub(crate) moves: BTreeMap<InstanceId, u64>,
+    pub(crate) now: Now,
+    changed: BTreeMap<(RecordKind, String), Option<Record>>,
+    reorder: BTreeSet<Name>,
+}
+
+/// Events kept.
+const EVENTS: usize = 1000;
+
+impl Core {
+    /// The state as the store has it; every known module gets a whole lease to show up.
+    pub fn load(records: Vec<Record>, timing: Timing, now: Now) -> Self {
+        let mut core = Self {
+            timing,
+            apps: BTreeMap::new(),
+            modules: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            events: BTreeMap::new(),
+            links: BTreeMap::new(),
+            stopped_by: BTreeMap::new(),
+            moves: BTreeMap::new(),
+            now,
+            changed: BTreeMap::new(),
+            reorder: BTreeSet::new(),
+        };
+        for record in records {
+            match record {
+                Record::App(app) => drop(core.apps.insert(app.name().clone(), app)),
+                Record::Module(module) => {
+                    core.links.insert(module.name.clone(), Link::unheard(now));
+                    core.modules.insert(module.name.clone(), module);
+                }
+                Record::Instance(instance) => {
+                    if instance.replaces.is_some() {
+                        core.moves.insert(instance.id.clone(), now.mono);
+                    }
+                    core.instances.insert(instance.id.clone(), *instance);
+                }
+                Record::Event(event) => drop(core.events.insert(event.number, event)),
+            }
+        }
+        core
+    }
+
+    /// Takes one event in and says what is to be done about it.
+    ///
+    /// # Errors
+    /// A request that is refused; nothing has changed then.
+    pub fn step(&mut self, event: Event, now: Now) -> Result<(Reply, Output), Refusal> {
+        self.now = now;
+        let mut output = Output::default();
+        let reply = match event {
+            Event::Request(request) => self.request(request)?,
+            Event::Hello(module, observed) => {
+                output.ack = Some(module.name.clone());
+                self.hello(*module, &observed);
+                Reply::default()
+            }
+            Event::Heartbeat(name, report) => {
+                if self.heartbeat(&name, &report) {
+                    output.ack = Some(name);
+                } else {
+                    output.disconnect.insert(name);
+                }
+                Reply::default()
+            }
+            Event::Tick => Reply::default(),
+        };
+        self.pass_time(&mut output);
+        self.reconcile();
+        self.emit(&mut output);
+        Ok((reply, output))
+    }
+
+    fn hello(&mut self, mut module: Module, observed: &[Observed]) {
+        let name = module.name.clone();
+        match self.modules.get(&name) {
+            Some(known) => (module.cordoned, module.draining) = (known.cordoned, known.draining),
+            None => self.event(Severity::Normal, &name, "Joined", format!("in slot {}", module.slot)),
+        }
+        if self.modules.get(&name) != Some(&module) {
+            self.put_module(module);
+        }
+        let now = self.now;
+        self.links.entry(name.clone()).or_insert_with(|| Link::unheard(now)).hello(now);
+        // Order numbers start anew with each connection.
+        let instances = &self.instances;
+        self.stopped_by.retain(|id, _| instances.get(id).is_some_and(|i| i.module.as_ref() != Some(&name)));
+        self.observe(&name, observed);
+        self.reorder.insert(name);
+    }
+
+    /// Answers whether the heartbeat is acknowledged.
+    fn heartbeat(&mut self, name: &Name, report: &AgentReport) -> bool {
+        let strays = report.observed.iter().any(|o| !self.wants(name, &o.id));
+        let now = self.now;
+        let Some(link) = self.links.get_mut(name) else { return false };
+        let before = link.liveness;
+        if !link.heartbeat(now, report.taken, strays) {
+            return false;
+        }
+        let after = link.liveness;
+        if before != after && before == Liveness::Returning {
+            self.event(Severity::Normal, name, "Ready", "takes work".to_owned());
+        }
+        self.observe(name, &report.observed);
+        self.forget_stopped(name, report);
+        true
+    }
+
+    fn wants(&self, module: &Name, id: &InstanceId) -> bool {
+        self.instances.get(id).is_some_and(|i| i.module.as_ref() == Some(module))
+    }
+
+    fn observe(&mut self, module: &Name, observed: &[Observed]) {
+        for seen in observed {
+            let Some(instance) = self.instances.get(&seen.id) else { continue };
+            if instance.module.as_ref() != Some(module) || instance.is_stopping() {
+                continue;
+            }
+            let mut next = instance.clone();
+            next.phase = seen.phase;
+            next.restarts = seen.restarts;
+            next.address.clone_from(&seen.address);
+            next.message.clone_from(&seen.message);
+            next.started = seen.started;
+            if next != *instance {
+                if next.restarts > instance.restarts || next.phase == model::Phase::BackOff {
+                    self.event(Severity::Warning, next.id.replica(), "BackOff", next.message.clone());
+                }
+                self.put_instance(next);
+            }
+        }
+    }
+
+    /// Stopping instances that the agent no longer has are gone.
+    fn forget_stopped(&mut self, module: &Name, report: &AgentReport) {
+        let gone: Vec<InstanceId> = self
+            .instances
+            .values()
+            .filter(|i| i.is_stopping() && i.module.as_ref() == Some(module))
+            .filter(|i| self.stopped_by.get(&i.id).is_some_and(|order| report.taken >= *order))
+            .filter(|i| report.observed.iter().all(|o| o.id != i.id))
+            .map(|i| i.id.clone())
+            .collect();
+        for id in gone {
+            self.remove_instance(&id);
+        }
+    }
+
+    fn pass_time(&mut self, output: &mut Output) {
+        let (now, timing) = (self.now, self.timing);
+        let changed: Vec<(Name, Liveness)> = self
+            .links
+            .iter_mut()
+            .filter_map(|(name, link)| link.tick(now, &timing).map(|liveness| (name.clone(), liveness)))
+            .collect();
+        for (name, liveness) in changed {
+            if liveness == Liveness::Lost {
+                output.disconnect.insert(name.clone());
+                self.lose(&name);
+            }
+        }
+    }
+
+    fn emit(&mut self, output: &mut Output) {
+        for name in std::mem::take(&mut self.reorder) {
+            let Some(link) = self.links.get_mut(&name) else { continue };
+            if link.liveness == Liveness::Lost {
+                continue;
+            }
+            link.ordered += 1;
+            let number = link.ordered;
+            let mut desired = Vec::new();
+            for instance in self.instances.values().filter(|i| i.module.as_ref() == Some(&name)) {
+                if instance.is_stopping() {
+                    self.stopped_by.entry(instance.id.clone()).or_insert(number);
+                } else {
+                    desired.push(Desired { id: instance.id.clone(), spec: instance.spec.clone() });
+                }
+            }
+            output.orders.insert(name, Order { number, desired });
+        }
+        let changed = std::mem::take(&mut self.changed);
+        output.changes =
+            changed.into_iter().map(|((kind, key), record)| Change { kind, key, record }).collect();
+    }
+
+    pub(crate) fn put_app(&mut self, app: App) {
+        self.note(Record::App(app.clone()));
+        self.apps.insert(app.name().clone(), app);
+    }
+
+    pub(crate) fn remove_app(&mut self, name: &Name) {
+        self.apps.remove(name);
+        self.changed.insert((RecordKind::App, name.to_string()), None);
+    }
+
+    pub(crate) fn put_module(&mut self, module: Module) {
+        self.note(Record::Module(module.clone()));
+        self.modules.insert(module.name.clone(), module);
+    }
+
+    /// Records an instance; its module is sent a new order when what it should run changes.
+    pub(crate) fn put_instance(&mut self, instance: Instance) {
+        let wanted = |i: &Instance| i.module.clone().map(|m| (m, i.is_stopping()));
+        let before = self.instances.get(&instance.id).and_then(wanted);
+        let after = wanted(&instance);
+        if before != after {
+            self.reorder.extend(before.into_iter().chain(after).map(|(module, _)| module));
+        }
+        self.note(Record::Instance(Box::new(instance.clone())));
+        self.instances.insert(instance.id.clone(), instance);
+    }
+
+    pub(crate) fn remove_instance(&mut self, id: &InstanceId) {
+        if let Some(old) = self.instances.remove(id)
+            && !old.is_stopping()
+        {
+            self.reorder.extend(old.module);
+        }
+        self.stopped_by.remove(id);
+        self.moves.remove(id);
+        self.changed.insert((RecordKind::Instance, id.to_string()), None);
+    }
+
+    pub(crate) fn event(
+        &mut self,
+        severity: Severity,
+        subject: impl ToString,
+        reason: &str,
+        message: String,
+    ) {
+        let number = self.events.last_key_value().map_or(1, |(number, _)| number + 1);
+        let event = EventRecord {
+            number,
+            at: self.now.wall,
+            severity,
+            subject: subject.to_string(),
+            reason: reason.to_owned(),
+            message,
+        };
+        self.note(Record::Event(event.clone()));
+        self.events.insert(number, event);
+        while self.events.len() > EVENTS
+            && let Some((number, _)) = self.events.pop_first()
+        {
+            self.changed.insert((RecordKind::Event, EventRecord::key_of(number)), None);
+        }
+    }
+
+    fn note(&mut self, record: Record) {
+        self.changed.insert((record.kind(), record.key()), Some(record));
+    }
+
+    /// All apps, by name.
+    pub fn apps(&self) -> impl Iterator<Item = &App> {
+        self.apps.values()
+    }
+
+    /// All instances, by id.
+    pub fn instances(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.values()
+    }
+
+    /// All modules with what is thought of them.
+    pub fn modules(&self) -> impl Iterator<Item = (&Module, Liveness)> {
+        self.modules
+            .values()
+            .map(|m| (m, self.links.get(&m.name).map_or(Liveness::Lost, |link| link.liveness)))
+    }
+
+    /// The last events, oldest first.
+    pub fn events(&self) -> impl Iterator<Item = &EventRecord> {
+        self.events.values()
+    }
+}

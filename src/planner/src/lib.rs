@@ -1,0 +1,28 @@
+//! Pure decisions: where instances run, who is alive, what moves. No I/O, no clock, no randomness.
+//!
+//! Neighbours: knows `model`; the daemon's server steps [`Core`], its agent asks [`Lease`].
+//!
+//! One step of the server's core; time is data, the only output is a value:
+//!
+//! ```text
+//!  event + now ─► take in ─► liveness ─► reconcile ─► place ─► Output
+//!                 (state)    (links)     replicas     filter     ├ changes: one batch for the store
+//!                                        moves        score      ├ orders: whole desired list per module
+//!                                        updates      choose     └ acks, disconnects
+//! ```
+//!
+//! The order of an output's use is fixed: commit the changes, then send the orders and acks.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+mod balance;
+mod core;
+mod lease;
+mod link;
+mod place;
+mod reconcile;
+mod request;
+
+pub use crate::core::{AgentReport, Change, Core, Event, Order, Output, Reply, Request};
+pub use lease::Lease;
+pub use place::{Load, loads};
+pub use request::Refusal;

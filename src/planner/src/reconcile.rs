@@ -1,0 +1,255 @@
+//! What should be, compared with what is: replicas, losses, updates, drains, moves. Runs after every event.
+
+use crate::core::Core;
+use model::{App, Instance, InstanceId, Name, OnDisconnect, Phase, PlannedMove, ReplicaId, Severity};
+
+impl Core {
+    pub(crate) fn reconcile(&mut self) {
+        self.stop_unwanted();
+        self.finish_moves();
+        self.fill_replicas();
+        self.place_pending();
+        self.update_and_drain();
+        self.rebalance();
+    }
+
+    /// A module's lease and the margin have run out: nothing of kind `stop` runs there any more.
+    pub(crate) fn lose(&mut self, name: &Name) {
+        let there: Vec<Instance> =
+            self.instances.values().filter(|i| i.module.as_ref() == Some(name)).cloned().collect();
+        self.event(
+            Severity::Warning,
+            name,
+            "Lost",
+            format!("not heard; {} instances are replaced", there.len()),
+        );
+        for instance in there {
+            self.remove_instance(&instance.id);
+            let kept = instance.spec.migration.on_disconnect == OnDisconnect::Keep;
+            let word = if kept {
+                "its module keeps it running; a second one is started"
+            } else {
+                "its module was lost"
+            };
+            self.event(
+                Severity::Warning,
+                instance.id.replica(),
+                "Replaced",
+                format!("{} on {name}: {word}", instance.id),
+            );
+        }
+    }
+
+    /// Instances of deleted apps and of replicas above the wanted number.
+    fn stop_unwanted(&mut self) {
+        let unwanted: Vec<InstanceId> = self
+            .instances
+            .values()
+            .filter(|i| !i.is_stopping())
+            .filter(|i| {
+                self.apps.get(&i.spec.name).is_none_or(|app| i.id.replica().number > app.spec.replicas)
+            })
+            .map(|i| i.id.clone())
+            .collect();
+        for id in unwanted {
+            self.stop(&id);
+        }
+    }
+
+    fn stop(&mut self, id: &InstanceId) {
+        self.moves.remove(id);
+        let Some(instance) = self.instances.get(id).cloned() else { return };
+        if instance.module.is_none() {
+            self.remove_instance(id);
+        } else {
+            self.put_instance(Instance { phase: Phase::Stopping, replaces: None, ..instance });
+        }
+    }
+
+    /// A move ends when the new instance is ready, is given up when that takes too long, and is an ordinary
+    /// instance when the old one is gone.
+    fn finish_moves(&mut self) {
+        let moving: Vec<Instance> =
+            self.instances.values().filter(|i| i.replaces.is_some() && !i.is_stopping()).cloned().collect();
+        for new in moving {
+            let Some(old_id) = new.replaces.clone() else { continue };
+            let old = self.instances.get(&old_id).cloned();
+            let began = self.moves.get(&new.id).copied().unwrap_or(self.now.mono);
+            match old {
+                None => self.settle_in(new),
+                Some(old) if old.is_stopping() => self.settle_in(new),
+                Some(old) if new.is_ready() => {
+                    let place =
+                        |i: &Instance| i.module.as_ref().map_or("nowhere".to_owned(), ToString::to_string);
+                    let text = format!("from {} to {}: {}", place(&old), place(&new), new.decision.cause);
+                    self.event(Severity::Normal, new.id.replica(), "Moved", text);
+                    self.settle_in(new);
+                    self.stop(&old.id);
+                }
+                Some(_) if self.now.mono.saturating_sub(began) > self.timing.move_limit.0 => {
+                    let text =
+                        format!("{} was not ready in {}: {}", new.id, self.timing.move_limit, new.message);
+                    self.event(Severity::Warning, new.id.replica(), "MoveGivenUp", text);
+                    self.stop(&new.id);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn settle_in(&mut self, instance: Instance) {
+        self.moves.remove(&instance.id);
+        self.put_instance(Instance { replaces: None, ..instance });
+    }
+
+    /// Every wanted replica has an instance; one that still stops is waited for, so that none runs twice.
+    fn fill_replicas(&mut self) {
+        let apps: Vec<App> = self.apps.values().cloned().collect();
+        for app in apps {
+            for number in 1..=app.spec.replicas {
+                let replica = ReplicaId { app: app.name().clone(), number };
+                if !self.instances.values().any(|i| *i.id.replica() == replica) {
+                    self.create(&replica, None, "new replica");
+                }
+            }
+        }
+    }
+
+    /// A new pending instance of a replica.
+    fn create(
+        &mut self,
+        replica: &ReplicaId,
+        replaces: Option<InstanceId>,
+        cause: &str,
+    ) -> Option<InstanceId> {
+        let mut app = self.apps.get(&replica.app)?.clone();
+        let id = InstanceId::new(replica.clone(), app.next_incarnation);
+        app.next_incarnation += 1;
+        let (spec, revision) = (app.spec.clone(), app.revision);
+        self.put_app(app);
+        if replaces.is_some() {
+            self.moves.insert(id.clone(), self.now.mono);
+        }
+        let decision = model::Decision { cause: cause.to_owned(), ..Default::default() };
+        self.put_instance(Instance {
+            id: id.clone(),
+            spec,
+            revision,
+            module: None,
+            phase: Phase::Pending,
+            replaces,
+            restarts: 0,
+            address: String::new(),
+            message: String::new(),
+            started: 0,
+            decision,
+        });
+        Some(id)
+    }
+
+    /// Most important first.
+    fn place_pending(&mut self) {
+        let mut pending: Vec<(i32, InstanceId)> = self
+            .instances
+            .values()
+            .filter(|i| i.phase == Phase::Pending)
+            .map(|i| (-i.spec.priority, i.id.clone()))
+            .collect();
+        pending.sort();
+        for (_, id) in pending {
+            self.place(&id, None);
+        }
+    }
+
+    fn place(&mut self, id: &InstanceId, only: Option<&Name>) {
+        let Some(mut instance) = self.instances.get(id).cloned() else { return };
+        let from = instance.replaces.as_ref().and_then(|old| self.instances.get(old)).and_then(|old| {
+            // An update may stay where it is; a drain or a rebalance may not.
+            (old.revision == instance.revision).then(|| old.module.clone()).flatten()
+        });
+        let mut decision = self.decide(&instance.spec, from.as_ref(), &instance.decision.cause);
+        if let Some(only) = only {
+            decision.chosen = Some(only.clone());
+        }
+        let message = decision.refusal();
+        if decision.chosen.is_none()
+            && message == instance.message
+            && !instance.decision.candidates.is_empty()
+        {
+            return;
+        }
+        if decision.chosen.is_some() {
+            instance.phase = Phase::Starting;
+        } else {
+            self.event(Severity::Warning, instance.id.replica(), "Pending", message.clone());
+        }
+        instance.module.clone_from(&decision.chosen);
+        instance.message = message;
+        instance.decision = decision;
+        self.put_instance(instance);
+    }
+
+    /// Instances of an old revision, and those on draining modules, move; a few at a time.
+    fn update_and_drain(&mut self) {
+        let wanting: Vec<(InstanceId, String, PlannedMove)> = self
+            .instances
+            .values()
+            .filter(|i| i.module.is_some() && !i.is_stopping() && !self.moving(&i.id))
+            .filter_map(|i| {
+                let module = i.module.as_ref().and_then(|m| self.modules.get(m))?;
+                let app = self.apps.get(&i.spec.name)?;
+                let cause = if i.revision != app.revision {
+                    format!("update to revision {}", app.revision)
+                } else if module.draining {
+                    format!("drain of {}", module.name)
+                } else {
+                    return None;
+                };
+                Some((i.id.clone(), cause, app.spec.migration.planned))
+            })
+            .collect();
+        for (id, cause, planned) in wanting {
+            if self.busy() {
+                return;
+            }
+            match planned {
+                PlannedMove::StopFirst => {
+                    self.event(Severity::Normal, id.replica(), "Stopping", format!("{cause}: stop first"));
+                    self.stop(&id);
+                }
+                PlannedMove::MakeBeforeBreak => {
+                    if let Some(new) = self.create(id.replica(), Some(id.clone()), &cause) {
+                        self.place(&new, None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// As many moves are under way as are allowed at once. One that waits for room counts: it is next.
+    fn busy(&self) -> bool {
+        let moving = self.instances.values().filter(|i| i.replaces.is_some() || self.stops_first(i)).count();
+        moving >= usize::try_from(self.timing.moves).unwrap_or(usize::MAX)
+    }
+
+    fn stops_first(&self, instance: &Instance) -> bool {
+        instance.is_stopping()
+            && instance.spec.migration.planned == PlannedMove::StopFirst
+            && self.apps.contains_key(&instance.spec.name)
+    }
+
+    /// Only when nothing else is being started.
+    fn rebalance(&mut self) {
+        while !self.busy()
+            && !self.instances.values().any(|i| i.phase == Phase::Starting && i.replaces.is_none())
+        {
+            let Some(plan) = self.plan_rebalance() else { return };
+            let Some(old) = self.instances.get(&plan.instance).cloned() else { return };
+            if old.spec.migration.planned == PlannedMove::StopFirst {
+                self.stop(&old.id);
+            } else if let Some(new) = self.create(old.id.replica(), Some(old.id.clone()), "rebalance") {
+                self.place(&new, Some(&plan.to));
+            }
+        }
+    }
+}

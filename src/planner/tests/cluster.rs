@@ -1,0 +1,372 @@
+//! The core against agents that are modelled here: they run what they are told, stop what they are not, and
+//! fence themselves when their lease runs out. Random sequences of partitions, crashes and requests must never
+//! make a replica run twice, nor lose one for ever.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use model::{
+    AppFile, AppSpec, Bytes, Capacity, InstanceId, Liveness, Milli, Module, Name, Now, Observed, Phase,
+    Record, Timing,
+};
+use planner::{AgentReport, Core, Event, Lease, Order, Output, Refusal, Request};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+fn module(slot: u16) -> Module {
+    Module {
+        name: Name::of_module(slot),
+        slot,
+        address: format!("10.44.0.{slot}"),
+        pods: format!("10.45.{slot}.0/24"),
+        capacity: Capacity {
+            cpu: Milli(4000),
+            memory: Bytes(1 << 30),
+            disk: Bytes(1 << 30),
+            accelerators: vec![],
+        },
+        labels: BTreeMap::new(),
+        kernel: String::new(),
+        cordoned: false,
+        draining: false,
+    }
+}
+
+fn spec(name: &str, more: &str) -> AppSpec {
+    let text = format!("name='{name}'\nimage='registry.spacecloud:5000/demo:1'\n{more}\n");
+    AppFile::parse("test", &text).unwrap().apps.remove(0)
+}
+
+/// One module's agent, as simple as one can be.
+struct Agent {
+    module: Module,
+    connected: bool,
+    cut: bool,
+    lease: Lease,
+    taken: u64,
+    wanted: Vec<InstanceId>,
+    running: BTreeMap<InstanceId, u64>,
+}
+
+struct World {
+    core: Core,
+    stored: BTreeMap<(model::RecordKind, String), Record>,
+    agents: BTreeMap<Name, Agent>,
+    time: u64,
+    timing: Timing,
+}
+
+impl World {
+    const STEP: u64 = 50;
+    /// From the order to a healthy instance.
+    const START: u64 = 200;
+
+    fn new(slots: u16) -> Self {
+        let timing = Timing { settle: model::Span(1000), ..Timing::default() };
+        let agents = (1..=slots)
+            .map(|slot| {
+                let lease = Lease::new(timing.lease, None);
+                let module = module(slot);
+                let name = module.name.clone();
+                let (wanted, running) = (vec![], BTreeMap::new());
+                (name, Agent { module, connected: false, cut: false, lease, taken: 0, wanted, running })
+            })
+            .collect();
+        let core = Core::load(vec![], timing, Now::default());
+        let mut world = Self { core, stored: BTreeMap::new(), agents, time: 1000, timing };
+        world.run(1000);
+        world
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: self.time, wall: self.time }
+    }
+
+    fn step(&mut self, event: Event) -> Result<(), Refusal> {
+        let now = self.now();
+        let (_, output) = self.core.step(event, now)?;
+        self.deliver(output);
+        Ok(())
+    }
+
+    fn deliver(&mut self, output: Output) {
+        for change in output.changes {
+            match change.record {
+                Some(record) => drop(self.stored.insert((change.kind, change.key), record)),
+                None => drop(self.stored.remove(&(change.kind, change.key))),
+            }
+        }
+        for (name, Order { number, desired }) in output.orders {
+            let agent = self.agents.get_mut(&name).unwrap();
+            if !agent.cut && agent.connected {
+                agent.taken = number;
+                agent.wanted = desired.into_iter().map(|d| d.id).collect();
+            }
+        }
+        if let Some(name) = output.ack {
+            let agent = self.agents.get_mut(&name).unwrap();
+            agent.lease.renew(self.time);
+        }
+        for name in output.disconnect {
+            self.agents.get_mut(&name).unwrap().connected = false;
+        }
+    }
+
+    fn crash_server(&mut self) {
+        let records = self.stored.values().cloned().collect();
+        self.core = Core::load(records, self.timing, self.now());
+        for agent in self.agents.values_mut().filter(|a| !a.cut) {
+            agent.connected = false;
+            // The port refuses: nobody decides.
+            agent.lease.renew(self.time);
+        }
+    }
+
+    fn run(&mut self, span: u64) {
+        let end = self.time + span;
+        while self.time < end {
+            self.time += Self::STEP;
+            for name in self.agents.keys().cloned().collect::<Vec<_>>() {
+                self.agent_turn(&name);
+            }
+            self.step(Event::Tick).unwrap();
+            self.check();
+        }
+    }
+
+    fn agent_turn(&mut self, name: &Name) {
+        let time = self.time;
+        let agent = self.agents.get_mut(name).unwrap();
+        if !agent.lease.holds(time) && agent.lease.deadline().is_some() {
+            agent.running.clear();
+            agent.wanted.clear();
+        }
+        agent.running.retain(|id, _| agent.wanted.contains(id));
+        for id in &agent.wanted {
+            agent.running.entry(id.clone()).or_insert(time);
+        }
+        if agent.cut {
+            return;
+        }
+        let observed: Vec<Observed> = agent
+            .running
+            .iter()
+            .map(|(id, since)| Observed {
+                id: id.clone(),
+                phase: if time - since >= Self::START { Phase::Ready } else { Phase::Starting },
+                restarts: 0,
+                address: String::new(),
+                message: String::new(),
+                started: *since,
+            })
+            .collect();
+        if agent.connected {
+            let report = AgentReport { taken: agent.taken, observed };
+            self.step(Event::Heartbeat(name.clone(), report)).unwrap();
+        } else {
+            agent.connected = true;
+            agent.taken = 0;
+            let module = agent.module.clone();
+            self.step(Event::Hello(Box::new(module), observed)).unwrap();
+        }
+    }
+
+    /// The invariants.
+    fn check(&self) {
+        let mut seen: BTreeMap<String, Vec<InstanceId>> = BTreeMap::new();
+        for agent in self.agents.values() {
+            for id in agent.running.keys() {
+                seen.entry(id.replica().to_string()).or_default().push(id.clone());
+            }
+        }
+        for (replica, ids) in seen {
+            // Two of one replica only in a planned move, which the core knows of.
+            let planned = self
+                .core
+                .instances()
+                .any(|i| i.id.replica().to_string() == replica && (i.replaces.is_some() || i.is_stopping()));
+            assert!(ids.len() == 1 || planned, "{replica} runs as {ids:?} at {}", self.time);
+            assert!(ids.len() <= 2, "{replica} runs as {ids:?}");
+        }
+        let kept = self.core.instances().map(|i| (i.id.to_string(), Record::Instance(Box::new(i.clone()))));
+        for (key, record) in kept {
+            assert_eq!(
+                self.stored.get(&(model::RecordKind::Instance, key)),
+                Some(&record),
+                "store and state differ"
+            );
+        }
+    }
+
+    fn counts(&self) -> Vec<usize> {
+        self.agents.values().map(|a| a.running.len()).collect()
+    }
+
+    fn cut(&mut self, slot: u16, cut: bool) {
+        let agent = self.agents.get_mut(&Name::of_module(slot)).unwrap();
+        agent.cut = cut;
+        agent.connected = false;
+    }
+
+    fn request(&mut self, request: Request) -> Result<(), Refusal> {
+        self.step(Event::Request(request))
+    }
+}
+
+fn ten(world: &mut World) {
+    let apps = (0..10)
+        .map(|n| spec(&format!("app-{n}"), "resources = { cpu = '100m', memory = '16MiB' }"))
+        .collect();
+    world.request(Request::Apply(apps)).unwrap();
+    world.run(1000);
+}
+
+/// The main job: 4/3/3, cut one, 5/5, back, delete four, 2/2/2.
+#[test]
+fn ten_apps_survive_a_module_and_move_back() {
+    let mut world = World::new(3);
+    ten(&mut world);
+    let mut counts = world.counts();
+    counts.sort_unstable();
+    assert_eq!(counts, [3, 3, 4]);
+    world.cut(3, true);
+    world.run(1500);
+    assert_eq!(world.counts(), [5, 5, 0]);
+    world.cut(3, false);
+    world.run(300);
+    assert_eq!(world.counts()[2], 0, "nothing moves before the module has settled");
+    let on = |world: &World, slot: u16| -> Vec<Name> {
+        let module = Some(Name::of_module(slot));
+        world.core.instances().filter(|i| i.module == module).map(|i| i.spec.name.clone()).collect()
+    };
+    let doomed: Vec<Name> =
+        on(&world, 1).into_iter().take(2).chain(on(&world, 2).into_iter().take(2)).collect();
+    world.request(Request::Delete(doomed)).unwrap();
+    world.run(5000);
+    assert_eq!(world.counts(), [2, 2, 2]);
+    world.run(20_000);
+    assert_eq!(world.counts(), [2, 2, 2], "a balanced cluster stays as it is");
+}
+
+#[test]
+fn failover_takes_lease_margin_and_start() {
+    let mut world = World::new(3);
+    ten(&mut world);
+    world.cut(2, true);
+    let limit = world.timing.lease.0 + world.timing.margin.0 + World::START + 4 * World::STEP;
+    world.run(limit);
+    assert_eq!(world.counts().iter().sum::<usize>(), 10);
+    assert!(world.core.instances().all(|i| i.is_ready()));
+}
+
+#[test]
+fn a_drain_empties_a_module_and_uncordon_fills_it() {
+    let mut world = World::new(3);
+    ten(&mut world);
+    let module = Name::of_module(1);
+    world.request(Request::Cordon { module: module.clone(), cordoned: true, draining: true }).unwrap();
+    world.run(4000);
+    assert_eq!(world.counts(), [0, 5, 5]);
+    world.request(Request::Cordon { module, cordoned: false, draining: false }).unwrap();
+    world.run(4000);
+    assert_eq!(world.counts().iter().max(), Some(&4));
+}
+
+#[test]
+fn a_server_crash_moves_nothing() {
+    let mut world = World::new(3);
+    ten(&mut world);
+    let before: Vec<_> = world.agents.values().map(|a| a.running.clone()).collect();
+    world.crash_server();
+    world.run(5000);
+    let after: Vec<_> = world.agents.values().map(|a| a.running.clone()).collect();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn requests_are_refused_whole() {
+    let mut world = World::new(2);
+    let twice = vec![spec("a", ""), spec("a", "")];
+    assert!(matches!(world.request(Request::Apply(twice)), Err(Refusal::Spec(_))));
+    let big = vec![spec("b", ""), spec("c", "resources = { memory = '64GiB' }")];
+    let error = world.request(Request::Apply(big)).unwrap_err().to_string();
+    assert!(error.contains("no module is large enough") && error.contains("memory"), "{error}");
+    assert!(matches!(world.request(Request::Delete(vec!["x".parse().unwrap()])), Err(Refusal::NoApp(_))));
+    assert_eq!(world.core.apps().count(), 0);
+}
+
+#[test]
+fn what_does_not_fit_waits_and_says_why() {
+    let mut world = World::new(2);
+    world.request(Request::Apply(vec![spec("a", "replicas = 3\nplacement = { apart = ['a'] }")])).unwrap();
+    world.run(1000);
+    let pending: Vec<_> = world.core.instances().filter(|i| i.phase == Phase::Pending).collect();
+    assert_eq!(pending.len(), 1);
+    assert!(pending[0].message.contains("keeps apart"), "{}", pending[0].message);
+}
+
+#[test]
+fn an_update_replaces_instances_one_after_the_other() {
+    let mut world = World::new(3);
+    world.request(Request::Apply(vec![spec("a", "replicas = 3")])).unwrap();
+    world.run(1000);
+    world.request(Request::Apply(vec![spec("a", "replicas = 3\nenv = { x = '1' }")])).unwrap();
+    world.run(4000);
+    assert!(world.core.instances().all(|i| i.is_ready() && i.spec.env.contains_key("x")));
+    assert_eq!(world.core.instances().count(), 3);
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Run(u64),
+    Cut(u16),
+    Rejoin(u16),
+    CrashServer,
+    Apply(u8, u32),
+    Delete(u8),
+    Drain(u16),
+    Uncordon(u16),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => (50u64..2000).prop_map(Act::Run),
+        2 => (1u16..=3).prop_map(Act::Cut),
+        2 => (1u16..=3).prop_map(Act::Rejoin),
+        1 => Just(Act::CrashServer),
+        3 => (0u8..6, 1u32..4).prop_map(|(n, r)| Act::Apply(n, r)),
+        1 => (0u8..6).prop_map(Act::Delete),
+        1 => (1u16..=3).prop_map(Act::Drain),
+        1 => (1u16..=3).prop_map(Act::Uncordon),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_runs_twice_and_nothing_is_lost(acts in prop::collection::vec(act(), 1..40)) {
+        let mut world = World::new(3);
+        for act in acts {
+            // A refused request changes nothing; the invariants are checked at each step of time.
+            match act {
+                Act::Run(span) => world.run(span),
+                Act::Cut(slot) => world.cut(slot, true),
+                Act::Rejoin(slot) => world.cut(slot, false),
+                Act::CrashServer => world.crash_server(),
+                Act::Apply(n, r) => drop(world.request(Request::Apply(vec![spec(&format!("app-{n}"), &format!("replicas = {r}"))]))),
+                Act::Delete(n) => drop(world.request(Request::Delete(vec![format!("app-{n}").parse().unwrap()]))),
+                Act::Drain(slot) => drop(world.request(Request::Cordon { module: Name::of_module(slot), cordoned: true, draining: true })),
+                Act::Uncordon(slot) => drop(world.request(Request::Cordon { module: Name::of_module(slot), cordoned: false, draining: false })),
+            }
+        }
+        for slot in 1..=3 {
+            world.cut(slot, false);
+            world.request(Request::Cordon { module: Name::of_module(slot), cordoned: false, draining: false }).unwrap();
+        }
+        world.run(60_000);
+        let wanted: u32 = world.core.apps().map(|a| a.spec.replicas).sum();
+        prop_assert!(world.core.modules().all(|(_, l)| l == Liveness::Ready));
+        prop_assert!(world.core.instances().all(|i| i.is_ready() && i.replaces.is_none()));
+        prop_assert_eq!(world.core.instances().count(), wanted as usize);
+        prop_assert_eq!(world.counts().iter().sum::<usize>(), wanted as usize);
+    }
+}

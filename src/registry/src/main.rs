@@ -1,0 +1,57 @@
+//! space-registry: parse, load, build, run.
+
+use clap::Parser;
+use registry::{
+    command::Arguments,
+    serve::{self, ServeError},
+};
+use std::{error::Error, process::ExitCode, time::Duration};
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
+        }
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .init();
+    let settings = match arguments.settings() {
+        Ok(settings) => settings,
+        Err(error) => return fail(&error, error.exit_code()),
+    };
+    // One thread for the network, some for files: a registry waits for disks, it does not compute.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(32)
+        .thread_stack_size(256 << 10)
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, 1),
+    };
+    let served = runtime.block_on(serve::run(settings));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, ServeError::exit_code(&error)),
+    }
+}
+
+/// One line with the whole chain of causes.
+fn fail(error: &dyn Error, code: u8) -> ExitCode {
+    let mut line = format!("space-registry: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    eprintln!("{line}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,360 @@
+//! Instances as containerd's containers and tasks, in a namespace of our own.
+
+use crate::{Found, Network, Runtime, RuntimeError, spec};
+use async_trait::async_trait;
+use containerd_client::{
+    services::v1::{
+        Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest,
+        GetRequest, KillRequest, ListContainersRequest, StartRequest, TransferRequest, WaitRequest,
+        container::Runtime as Shim,
+        containers_client::ContainersClient,
+        content_client::ContentClient,
+        images_client::ImagesClient,
+        snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest, snapshots_client::SnapshotsClient},
+        tasks_client::TasksClient,
+        transfer_client::TransferClient,
+    },
+    types::{
+        Platform,
+        transfer::{ImageStore, OciRegistry, RegistryResolver, UnpackConfiguration},
+        v1::Status as TaskStatus,
+    },
+};
+use model::{Desired, ImageRef, InstanceId};
+use prost::Message;
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tonic::{Code, Request, transport::Channel};
+
+const NAMESPACE: &str = "spacecloud";
+const SNAPSHOTTER: &str = "overlayfs";
+const SHIM: &str = "io.containerd.runc.v2";
+const DESIRED: &str = "spacecloud.desired";
+const ADDRESS: &str = "spacecloud.address";
+const STARTED: &str = "spacecloud.started";
+/// Logs of instances that are gone are kept up to this number.
+const OLD_LOGS: usize = 64;
+const SIGTERM: u32 = 15;
+const SIGKILL: u32 = 9;
+
+/// What the shim reads of its options: which program runs containers.
+#[derive(Clone, PartialEq, Message)]
+struct ShimOptions {
+    #[prost(string, tag = "6")]
+    binary_name: String,
+}
+
+/// One connection to containerd.
+#[derive(Clone)]
+pub(crate) struct Calls {
+    channel: Channel,
+}
+
+impl Calls {
+    /// Every request names the namespace.
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request
+            .metadata_mut()
+            .insert("containerd-namespace", tonic::metadata::MetadataValue::from_static(NAMESPACE));
+        request
+    }
+    pub(crate) fn images(&self) -> ImagesClient<Channel> {
+        ImagesClient::new(self.channel.clone())
+    }
+    pub(crate) fn content(&self) -> ContentClient<Channel> {
+        ContentClient::new(self.channel.clone())
+    }
+    fn tasks(&self) -> TasksClient<Channel> {
+        TasksClient::new(self.channel.clone())
+    }
+    fn containers(&self) -> ContainersClient<Channel> {
+        ContainersClient::new(self.channel.clone())
+    }
+    fn snapshots(&self) -> SnapshotsClient<Channel> {
+        SnapshotsClient::new(self.channel.clone())
+    }
+}
+
+/// containerd on this module.
+pub struct Containerd {
+    calls: Calls,
+    network: Network,
+    logs: PathBuf,
+    module: String,
+    engine: Engine,
+}
+
+/// What the configuration says of images and containers.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    /// The one registry that images may come from, as `HOST:PORT`.
+    pub registry: String,
+    /// The program that runs containers: runc or crun.
+    pub oci_runtime: String,
+}
+
+impl Containerd {
+    /// Connects. `logs` is a directory of ours.
+    ///
+    /// # Errors
+    /// containerd does not answer, or the log directory cannot be made.
+    pub async fn connect(
+        socket: &Path,
+        network: Network,
+        logs: &Path,
+        module: &str,
+        engine: Engine,
+    ) -> Result<Self, RuntimeError> {
+        fs::create_dir_all(logs).map_err(RuntimeError::io("create", logs))?;
+        let channel = containerd_client::connect(socket)
+            .await
+            .map_err(|source| RuntimeError::Connect { socket: socket.to_owned(), source })?;
+        let calls = Calls { channel };
+        Ok(Self { calls, network, logs: logs.to_owned(), module: module.to_owned(), engine })
+    }
+
+    async fn create(&self, desired: &Desired) -> Result<String, RuntimeError> {
+        let id = desired.id.to_string();
+        let image = self.calls.image(desired.spec.image.as_str()).await?;
+        let address = self.network.attach(&desired.id, &desired.spec).await?;
+        let spec = spec::build(desired, &image.config, &self.network.namespace(&desired.id), &self.module)?;
+        let labels = HashMap::from([("containerd.io/gc.root".to_owned(), timestamp())]);
+        let request = PrepareSnapshotRequest {
+            snapshotter: SNAPSHOTTER.into(),
+            key: id.clone(),
+            parent: image.chain,
+            labels,
+        };
+        let mounts = self.calls.snapshots().prepare(self.calls.request(request)).await;
+        let mounts =
+            mounts.map_err(RuntimeError::call("prepare the file system of", &id))?.into_inner().mounts;
+        let labels = HashMap::from([
+            (ADDRESS.to_owned(), address.clone()),
+            (STARTED.to_owned(), millis().to_string()),
+        ]);
+        let container = Container {
+            id: id.clone(),
+            labels,
+            image: desired.spec.image.to_string(),
+            runtime: Some(Shim { name: SHIM.into(), options: Some(self.shim_options()) }),
+            spec: Some(any(
+                "types.containerd.io/opencontainers/runtime-spec/1/Spec",
+                to_json(&spec, desired)?,
+            )),
+            snapshotter: SNAPSHOTTER.into(),
+            snapshot_key: id.clone(),
+            extensions: HashMap::from([(DESIRED.to_owned(), any(DESIRED, to_json(desired, desired)?))]),
+            ..Container::default()
+        };
+        let request = self.calls.request(CreateContainerRequest { container: Some(container) });
+        self.calls.containers().create(request).await.map_err(RuntimeError::call("create", &id))?;
+        let log = format!("file://{}", self.log(&desired.id).display());
+        let task = CreateTaskRequest {
+            container_id: id.clone(),
+            rootfs: mounts,
+            stdout: log.clone(),
+            stderr: log,
+            ..CreateTaskRequest::default()
+        };
+        self.calls
+            .tasks()
+            .create(self.calls.request(task))
+            .await
+            .map_err(RuntimeError::call("create", &id))?;
+        let start = self.calls.request(StartRequest { container_id: id.clone(), exec_id: String::new() });
+        self.calls.tasks().start(start).await.map_err(RuntimeError::call("start", &id))?;
+        Ok(address)
+    }
+
+    fn shim_options(&self) -> prost_types::Any {
+        any(
+            "containerd.runc.v1.Options",
+            ShimOptions { binary_name: self.engine.oci_runtime.clone() }.encode_to_vec(),
+        )
+    }
+
+    async fn kill(&self, id: &InstanceId, signal: u32) -> Result<(), RuntimeError> {
+        let container_id = id.to_string();
+        let request = KillRequest { container_id, signal, all: signal == SIGKILL, ..KillRequest::default() };
+        gone_is_fine(self.calls.tasks().kill(self.calls.request(request)).await)
+            .map_err(RuntimeError::call("signal", id))
+    }
+
+    /// Removes what there is of an instance, whatever state it is in. Each piece may be missing.
+    async fn remove(&self, id: &InstanceId, desired: Option<&Desired>) -> Result<(), RuntimeError> {
+        let name = id.to_string();
+        let request = self.calls.request(DeleteTaskRequest { container_id: name.clone() });
+        gone_is_fine(self.calls.tasks().delete(request).await)
+            .map_err(RuntimeError::call("remove the task of", id))?;
+        let detached = self.network.detach(id, desired.map(|d| &d.spec)).await;
+        let request = self.calls.request(DeleteContainerRequest { id: name.clone() });
+        gone_is_fine(self.calls.containers().delete(request).await)
+            .map_err(RuntimeError::call("remove", id))?;
+        let request =
+            self.calls.request(RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: name });
+        gone_is_fine(self.calls.snapshots().remove(request).await)
+            .map_err(RuntimeError::call("remove the file system of", id))?;
+        self.prune_logs();
+        detached
+    }
+
+    async fn known(&self, id: &InstanceId) -> Result<Option<Desired>, RuntimeError> {
+        let request = ListContainersRequest { filters: vec![format!("id=={id}")] };
+        let answer = self.calls.containers().list(self.calls.request(request)).await;
+        let containers = answer.map_err(RuntimeError::call("look up", id))?.into_inner().containers;
+        Ok(containers.iter().find_map(read_desired))
+    }
+
+    /// Logs of running instances are recent; the oldest ones go first.
+    fn prune_logs(&self) {
+        let Ok(entries) = fs::read_dir(&self.logs) else { return };
+        let mut logs: Vec<(SystemTime, PathBuf)> = entries
+            .filter_map(Result::ok)
+            .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
+            .collect();
+        logs.sort();
+        let excess = logs.len().saturating_sub(OLD_LOGS);
+        for (_, path) in logs.into_iter().take(excess) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+#[async_trait]
+impl Runtime for Containerd {
+    async fn pull(&self, image: &ImageRef) -> Result<(), RuntimeError> {
+        if image.host() != self.engine.registry {
+            return Err(RuntimeError::ForeignImage {
+                image: image.to_string(),
+                registry: self.engine.registry.clone(),
+            });
+        }
+        if self.calls.image(image.as_str()).await.is_ok() {
+            return Ok(());
+        }
+        let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+        let platform =
+            Platform { os: "linux".into(), architecture: architecture.into(), ..Platform::default() };
+        let source =
+            OciRegistry { reference: image.to_string(), resolver: Some(RegistryResolver::default()) };
+        let unpack =
+            UnpackConfiguration { platform: Some(platform.clone()), snapshotter: SNAPSHOTTER.into() };
+        let target = ImageStore {
+            name: image.to_string(),
+            platforms: vec![platform],
+            unpacks: vec![unpack],
+            ..ImageStore::default()
+        };
+        let request = TransferRequest {
+            source: Some(any("containerd.types.transfer.OCIRegistry", source.encode_to_vec())),
+            destination: Some(any("containerd.types.transfer.ImageStore", target.encode_to_vec())),
+            options: None,
+        };
+        let mut client = TransferClient::new(self.calls.channel.clone());
+        match client.transfer(self.calls.request(request)).await {
+            Ok(_) => Ok(()),
+            Err(status) if status.code() == Code::NotFound || status.message().contains("not found") => {
+                Err(RuntimeError::NoImage { image: image.to_string() })
+            }
+            Err(status) => Err(RuntimeError::call("pull", image)(status)),
+        }
+    }
+
+    async fn start(&self, desired: &Desired) -> Result<String, RuntimeError> {
+        let started = self.create(desired).await;
+        if started.is_err() {
+            // The first error is the one that tells; what cannot be removed now is removed before the next start.
+            let _ = self.kill(&desired.id, SIGKILL).await;
+            let _ = self.remove(&desired.id, Some(desired)).await;
+        }
+        started
+    }
+
+    async fn wait(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
+        let request =
+            self.calls.request(WaitRequest { container_id: id.to_string(), exec_id: String::new() });
+        let answer = self.calls.tasks().wait(request).await.map_err(RuntimeError::call("wait for", id))?;
+        Ok(answer.into_inner().exit_status)
+    }
+
+    async fn stop(&self, id: &InstanceId, grace: Duration) -> Result<(), RuntimeError> {
+        let desired = self.known(id).await?;
+        self.kill(id, SIGTERM).await?;
+        if tokio::time::timeout(grace, self.wait(id)).await.is_err() {
+            self.kill(id, SIGKILL).await?;
+            // Only a process stuck in the kernel survives this.
+            let _ = tokio::time::timeout(Duration::from_secs(30), self.wait(id)).await;
+        }
+        self.remove(id, desired.as_ref()).await
+    }
+
+    async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
+        let request = self.calls.request(ListContainersRequest::default());
+        let answer =
+            self.calls.containers().list(request).await.map_err(RuntimeError::call("list", "instances"))?;
+        let mut found = Vec::new();
+        for container in answer.into_inner().containers {
+            let Some(desired) = read_desired(&container) else { continue };
+            let request =
+                self.calls.request(GetRequest { container_id: container.id.clone(), exec_id: String::new() });
+            let running = match self.calls.tasks().get(request).await {
+                Ok(answer) => {
+                    answer.into_inner().process.is_some_and(|p| p.status == TaskStatus::Running as i32)
+                }
+                Err(status) if status.code() == Code::NotFound => false,
+                Err(status) => return Err(RuntimeError::call("look up", &container.id)(status)),
+            };
+            let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
+            found.push(Found {
+                desired,
+                running,
+                address: label(ADDRESS),
+                started: label(STARTED).parse().unwrap_or(0),
+            });
+        }
+        Ok(found)
+    }
+
+    fn log(&self, id: &InstanceId) -> PathBuf {
+        self.logs.join(format!("{id}.log"))
+    }
+}
+
+fn read_desired(container: &Container) -> Option<Desired> {
+    serde_json::from_slice(&container.extensions.get(DESIRED)?.value).ok()
+}
+
+fn to_json<T: serde::Serialize>(value: &T, desired: &Desired) -> Result<Vec<u8>, RuntimeError> {
+    serde_json::to_vec(value)
+        .map_err(|e| RuntimeError::BadImage { image: desired.spec.image.to_string(), reason: e.to_string() })
+}
+
+fn any(type_url: &str, value: Vec<u8>) -> prost_types::Any {
+    prost_types::Any { type_url: type_url.to_owned(), value }
+}
+
+fn gone_is_fine<T>(answer: Result<T, tonic::Status>) -> Result<(), tonic::Status> {
+    match answer {
+        Ok(_) => Ok(()),
+        Err(status)
+            if status.code() == Code::NotFound || status.message().contains("process already finished") =>
+        {
+            Ok(())
+        }
+        Err(status) => Err(status),
+    }
+}
+
+fn millis() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0))
+}
+
+/// containerd wants some time stamp as the label's value.
+fn timestamp() -> String {
+    millis().to_string()
+}

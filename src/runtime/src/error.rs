@@ -1,0 +1,94 @@
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// What failed on the module.
+#[derive(Debug, Error)]
+pub enum RuntimeError {
+    /// containerd does not answer.
+    #[error("containerd does not answer on {socket}")]
+    Connect {
+        /// Its socket.
+        socket: PathBuf,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+    /// containerd refused.
+    #[error("cannot {operation} {subject}: {}", status.message())]
+    Call {
+        /// What was asked.
+        operation: &'static str,
+        /// Of what.
+        subject: String,
+        /// containerd's answer.
+        status: Box<tonic::Status>,
+    },
+    /// The registry does not have the image.
+    #[error("image {image} is not in the registry; push it, for example with skopeo copy")]
+    NoImage {
+        /// Which.
+        image: String,
+    },
+    /// The image is of another registry.
+    #[error("image {image} is of another registry; modules pull from {registry} only: push it there")]
+    ForeignImage {
+        /// Which.
+        image: String,
+        /// The registry that is allowed.
+        registry: String,
+    },
+    /// The image's manifest or configuration makes no sense.
+    #[error("image {image} cannot be used: {reason}")]
+    BadImage {
+        /// Which.
+        image: String,
+        /// Why.
+        reason: String,
+    },
+    /// A CNI plugin failed.
+    #[error("network plugin {plugin} failed for {instance}: {reason}")]
+    Plugin {
+        /// Which.
+        plugin: String,
+        /// For whom.
+        instance: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A file, directory or mount.
+    #[error("cannot {operation} {path}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A route to another module.
+    #[error("cannot set the route to {subnet}")]
+    Route {
+        /// Where to.
+        subnet: String,
+        /// Why.
+        source: rtnetlink::Error,
+    },
+    /// The lease ended: nothing may be started.
+    #[error("cut off from the server: nothing is started")]
+    Fenced,
+}
+
+impl RuntimeError {
+    pub(crate) fn call(
+        operation: &'static str,
+        subject: impl ToString,
+    ) -> impl FnOnce(tonic::Status) -> Self {
+        move |status| Self::Call { operation, subject: subject.to_string(), status: Box::new(status) }
+    }
+
+    pub(crate) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { operation, path: path.into(), source }
+    }
+}

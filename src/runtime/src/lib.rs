@@ -1,0 +1,57 @@
+//! Hands on a module: containerd for images and instances, CNI for their network, cgroups for their limits.
+//!
+//! Neighbours: knows `model`; the daemon's agent decides, this room does. Nothing here decides what should run.
+//!
+//! Everything that belongs to an instance carries its id: container, snapshot, network namespace, cgroup, log.
+//! So what an earlier process of the daemon started can be found again, and what it left half-done removed.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+mod capacity;
+mod containerd;
+mod error;
+mod fence;
+mod image;
+mod network;
+mod routes;
+mod spec;
+
+pub use capacity::measure;
+pub use containerd::{Containerd, Engine};
+pub use error::RuntimeError;
+pub use fence::{Fence, boot_clock};
+pub use network::Network;
+pub use routes::set_routes;
+
+use async_trait::async_trait;
+use model::{Desired, ImageRef, InstanceId};
+use std::path::PathBuf;
+
+/// An instance that is there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// Which, and what it runs.
+    pub desired: Desired,
+    /// Its process lives.
+    pub running: bool,
+    /// Its address in the module's subnet.
+    pub address: String,
+    /// When it was started, in Unix milliseconds.
+    pub started: u64,
+}
+
+/// What the agent needs of a container engine.
+#[async_trait]
+pub trait Runtime: Send + Sync {
+    /// Makes an image available on this module.
+    async fn pull(&self, image: &ImageRef) -> Result<(), RuntimeError>;
+    /// Creates and starts an instance; answers its address. What a failed start leaves behind is removed.
+    async fn start(&self, desired: &Desired) -> Result<String, RuntimeError>;
+    /// Waits for the end of an instance's process; answers its exit code.
+    async fn wait(&self, id: &InstanceId) -> Result<u32, RuntimeError>;
+    /// Asks the process to end, kills it after the grace, and removes all that belongs to the instance but its log.
+    async fn stop(&self, id: &InstanceId, grace: std::time::Duration) -> Result<(), RuntimeError>;
+    /// Everything that is there, also of an earlier process.
+    async fn list(&self) -> Result<Vec<Found>, RuntimeError>;
+    /// Where an instance's output goes.
+    fn log(&self, id: &InstanceId) -> PathBuf;
+}

@@ -1,0 +1,193 @@
+//! An instance's network: a namespace, the CNI bridge plugin with host-local addresses, and portmap.
+
+use crate::RuntimeError;
+use model::{AppSpec, InstanceId};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+use tokio::{io::AsyncWriteExt, process::Command};
+
+/// The module's bridge and the plugins that attach instances to it.
+#[derive(Debug, Clone)]
+pub struct Network {
+    plugins: PathBuf,
+    subnet: String,
+    state: PathBuf,
+}
+
+/// The bridge that instances hang on.
+const BRIDGE: &str = "sc0";
+
+impl Network {
+    /// `plugins` is the directory of the CNI plugins, `subnet` the module's, `state` a directory on a tmpfs.
+    pub fn new(plugins: &Path, subnet: &str, state: &Path) -> Self {
+        Self { plugins: plugins.to_owned(), subnet: subnet.to_owned(), state: state.to_owned() }
+    }
+
+    /// The file that holds an instance's network namespace.
+    pub fn namespace(&self, id: &InstanceId) -> PathBuf {
+        self.state.join("netns").join(id.to_string())
+    }
+
+    /// Makes the namespace and attaches it; answers the instance's address.
+    ///
+    /// # Errors
+    /// The namespace cannot be made, or a plugin fails; the caller detaches then.
+    pub async fn attach(&self, id: &InstanceId, spec: &AppSpec) -> Result<String, RuntimeError> {
+        let path = self.namespace(id);
+        tokio::task::spawn_blocking(move || make_namespace(&path)).await.map_err(|e| {
+            RuntimeError::Plugin {
+                plugin: "namespace".into(),
+                instance: id.to_string(),
+                reason: e.to_string(),
+            }
+        })??;
+        self.run("loopback", "ADD", id, &self.config("loopback")).await?;
+        let result = self.run("bridge", "ADD", id, &self.config("bridge")).await?;
+        let ports = port_mappings(spec);
+        if !ports.is_empty() {
+            let mut config = self.config("portmap");
+            extend(&mut config, "runtimeConfig", json!({ "portMappings": ports }));
+            extend(&mut config, "prevResult", result.clone());
+            self.run("portmap", "ADD", id, &config).await?;
+        }
+        let address = result.pointer("/ips/0/address").and_then(Value::as_str).unwrap_or_default();
+        Ok(address.split('/').next().unwrap_or_default().to_owned())
+    }
+
+    /// Undoes [`Network::attach`], as far as it came. Doing it twice is fine.
+    pub async fn detach(&self, id: &InstanceId, spec: Option<&AppSpec>) -> Result<(), RuntimeError> {
+        let path = self.namespace(id);
+        let ports = spec.map(port_mappings).unwrap_or_default();
+        let mut failed = Ok(());
+        if !ports.is_empty() {
+            let mut config = self.config("portmap");
+            extend(&mut config, "runtimeConfig", json!({ "portMappings": ports }));
+            failed = self.run("portmap", "DEL", id, &config).await.map(drop);
+        }
+        if path.exists() {
+            failed = failed.and(self.run("bridge", "DEL", id, &self.config("bridge")).await.map(drop));
+            let _ = umount2(&path, MntFlags::MNT_DETACH);
+            fs::remove_file(&path).map_err(RuntimeError::io("remove", &path))?;
+        }
+        failed
+    }
+
+    fn config(&self, plugin: &str) -> Value {
+        let mut config = json!({ "cniVersion": "1.0.0", "name": "spacecloud", "type": plugin });
+        if plugin == "bridge" {
+            extend(&mut config, "bridge", json!(BRIDGE));
+            extend(&mut config, "isGateway", json!(true));
+            extend(&mut config, "hairpinMode", json!(true));
+            let data = self.state.join("addresses");
+            extend(
+                &mut config,
+                "ipam",
+                json!({
+                    "type": "host-local",
+                    "dataDir": data,
+                    "ranges": [[{ "subnet": self.subnet }]],
+                    "routes": [{ "dst": "0.0.0.0/0" }],
+                }),
+            );
+        }
+        if plugin == "portmap" {
+            extend(&mut config, "capabilities", json!({ "portMappings": true }));
+            extend(&mut config, "snat", json!(true));
+        }
+        config
+    }
+
+    async fn run(
+        &self,
+        plugin: &str,
+        verb: &str,
+        id: &InstanceId,
+        config: &Value,
+    ) -> Result<Value, RuntimeError> {
+        let program = self.plugins.join(plugin);
+        let interface = if plugin == "loopback" { "lo" } else { "eth0" };
+        let failed =
+            |reason: String| RuntimeError::Plugin { plugin: plugin.into(), instance: id.to_string(), reason };
+        let mut child = Command::new(&program)
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", id.to_string())
+            .env("CNI_NETNS", self.namespace(id))
+            .env("CNI_IFNAME", interface)
+            .env("CNI_PATH", &self.plugins)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(RuntimeError::io("run", &program))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin
+                .write_all(config.to_string().as_bytes())
+                .await
+                .map_err(RuntimeError::io("write to", &program))?;
+        }
+        let output = child.wait_with_output().await.map_err(RuntimeError::io("wait for", &program))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() {
+            let said: Value = serde_json::from_str(&text).unwrap_or_default();
+            let message = said.get("msg").and_then(Value::as_str).unwrap_or_default();
+            return Err(failed(
+                format!("{message} {}", String::from_utf8_lossy(&output.stderr)).trim().to_owned(),
+            ));
+        }
+        if text.trim().is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&text).map_err(|e| failed(format!("its answer is no JSON: {e}")))
+    }
+}
+
+fn extend(config: &mut Value, key: &str, value: Value) {
+    if let Some(map) = config.as_object_mut() {
+        map.insert(key.to_owned(), value);
+    }
+}
+
+fn port_mappings(spec: &AppSpec) -> Vec<Value> {
+    spec.ports
+        .iter()
+        .filter_map(|p| {
+            p.host.map(|host| json!({ "hostPort": host, "containerPort": p.container, "protocol": "tcp" }))
+        })
+        .collect()
+}
+
+/// A network namespace that lives as long as its file is mounted. Must run on a thread that may be thrown away:
+/// it moves its thread into the new namespace and back.
+fn make_namespace(path: &Path) -> Result<(), RuntimeError> {
+    let os = |operation: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |errno: nix::Error| RuntimeError::Io { operation, path, source: errno.into() }
+    };
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(RuntimeError::io("create", parent))?;
+    }
+    fs::write(path, "").map_err(RuntimeError::io("create", path))?;
+    let target = path.to_owned();
+    let made = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).map_err(os("make a network namespace for", &target))?;
+        let own = Path::new("/proc/thread-self/ns/net");
+        mount(Some(own), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(os("mount", &target))
+    })
+    .join();
+    made.unwrap_or_else(|_| {
+        Err(RuntimeError::Io {
+            operation: "mount",
+            path: path.to_owned(),
+            source: std::io::ErrorKind::Other.into(),
+        })
+    })
+}

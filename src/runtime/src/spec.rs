@@ -1,0 +1,154 @@
+//! The OCI runtime specification of one instance.
+
+use crate::{Fence, RuntimeError};
+use model::{Desired, OnDisconnect};
+use oci_spec::{
+    OciSpecError,
+    image::ImageConfiguration,
+    runtime::{
+        Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxMemoryBuilder,
+        LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, ProcessBuilder,
+        RootBuilder, Spec, UserBuilder, get_default_maskedpaths, get_default_readonly_paths,
+    },
+};
+use std::path::Path;
+
+/// Docker's default set.
+const CAPABILITIES: [Capability; 14] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fsetid,
+    Capability::Fowner,
+    Capability::Mknod,
+    Capability::NetRaw,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setfcap,
+    Capability::Setpcap,
+    Capability::NetBindService,
+    Capability::SysChroot,
+    Capability::Kill,
+    Capability::AuditWrite,
+];
+const CPU_PERIOD_US: u64 = 100_000;
+const PIDS: i64 = 4096;
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Puts the instance's wishes, the image's configuration and the module's facts together.
+pub(crate) fn build(
+    desired: &Desired,
+    image: &ImageConfiguration,
+    netns: &Path,
+    module: &str,
+) -> Result<Spec, RuntimeError> {
+    let args = arguments(desired, image)
+        .ok_or_else(|| bad_image(desired, "it names no command; set command in the app file"))?;
+    assemble(desired, image, netns, module, args).map_err(|e| bad_image(desired, &e.to_string()))
+}
+
+fn bad_image(desired: &Desired, reason: &str) -> RuntimeError {
+    RuntimeError::BadImage { image: desired.spec.image.to_string(), reason: reason.to_owned() }
+}
+
+fn arguments(desired: &Desired, image: &ImageConfiguration) -> Option<Vec<String>> {
+    if !desired.spec.command.is_empty() {
+        return Some(desired.spec.command.clone());
+    }
+    let config = image.config().as_ref()?;
+    let entry = config.entrypoint().clone().unwrap_or_default();
+    let args: Vec<String> = entry.into_iter().chain(config.cmd().clone().unwrap_or_default()).collect();
+    (!args.is_empty()).then_some(args)
+}
+
+fn environment(desired: &Desired, image: &ImageConfiguration, module: &str) -> Vec<String> {
+    let mut env = vec![DEFAULT_PATH.to_owned()];
+    env.extend(image.config().as_ref().and_then(|c| c.env().clone()).unwrap_or_default());
+    env.push(format!("SPACECLOUD_APP={}", desired.spec.name));
+    env.push(format!("SPACECLOUD_INSTANCE={}", desired.id));
+    env.push(format!("SPACECLOUD_MODULE={module}"));
+    env.extend(desired.spec.env.iter().map(|(key, value)| format!("{key}={value}")));
+    env
+}
+
+/// `UID[:GID]`; names would need the image's own files.
+fn user(desired: &Desired, image: &ImageConfiguration) -> Result<(u32, u32), RuntimeError> {
+    let text = image.config().as_ref().and_then(|c| c.user().clone()).unwrap_or_default();
+    if text.is_empty() || text == "root" {
+        return Ok((0, 0));
+    }
+    let (uid, gid) = text.split_once(':').unwrap_or((&text, &text));
+    match (uid.parse(), gid.parse()) {
+        (Ok(uid), Ok(gid)) => Ok((uid, gid)),
+        _ => Err(bad_image(desired, &format!("its user {text:?} is a name; use numbers (USER 1000:1000)"))),
+    }
+}
+
+fn assemble(
+    desired: &Desired,
+    image: &ImageConfiguration,
+    netns: &Path,
+    module: &str,
+    args: Vec<String>,
+) -> Result<Spec, OciSpecError> {
+    let (uid, gid) = user(desired, image).map_err(|e| OciSpecError::Other(e.to_string()))?;
+    let set: std::collections::HashSet<Capability> = CAPABILITIES.into_iter().collect();
+    let capabilities = LinuxCapabilitiesBuilder::default()
+        .bounding(set.clone())
+        .effective(set.clone())
+        .permitted(set)
+        .build()?;
+    let workdir = image.config().as_ref().and_then(|c| c.working_dir().clone()).filter(|d| !d.is_empty());
+    let mut process = ProcessBuilder::default()
+        .args(args)
+        .env(environment(desired, image, module))
+        .cwd(workdir.unwrap_or_else(|| "/".to_owned()))
+        .user(UserBuilder::default().uid(uid).gid(gid).build()?)
+        .capabilities(capabilities)
+        .no_new_privileges(true)
+        .build()?;
+    process.set_rlimits(None);
+    let namespaces = [
+        (LinuxNamespaceType::Pid, None),
+        (LinuxNamespaceType::Ipc, None),
+        (LinuxNamespaceType::Uts, None),
+        (LinuxNamespaceType::Mount, None),
+        (LinuxNamespaceType::Cgroup, None),
+        (LinuxNamespaceType::Network, Some(netns.to_owned())),
+    ];
+    let mut list = Vec::new();
+    for (kind, path) in namespaces {
+        let builder = LinuxNamespaceBuilder::default().typ(kind);
+        list.push(if let Some(path) = path { builder.path(path).build()? } else { builder.build()? });
+    }
+    let keep = desired.spec.migration.on_disconnect == OnDisconnect::Keep;
+    let linux = LinuxBuilder::default()
+        .namespaces(list)
+        .resources(resources(desired)?)
+        .cgroups_path(format!("{}/{}", Fence::branch(keep), desired.id))
+        .masked_paths(get_default_maskedpaths())
+        .readonly_paths(get_default_readonly_paths())
+        .build()?;
+    let mut spec = Spec::default();
+    spec.set_process(Some(process));
+    spec.set_root(Some(RootBuilder::default().path("rootfs").readonly(false).build()?));
+    spec.set_hostname(Some(desired.id.to_string()));
+    spec.set_linux(Some(linux));
+    Ok(spec)
+}
+
+fn resources(desired: &Desired) -> Result<oci_spec::runtime::LinuxResources, OciSpecError> {
+    let asked = &desired.spec.resources;
+    let mut builder = LinuxResourcesBuilder::default().pids(LinuxPidsBuilder::default().limit(PIDS).build()?);
+    if asked.cpu.0 > 0 {
+        let quota = i64::try_from(asked.cpu.0.saturating_mul(CPU_PERIOD_US) / 1000).unwrap_or(i64::MAX);
+        let shares = (asked.cpu.0.saturating_mul(1024) / 1000).clamp(2, 262_144);
+        builder = builder.cpu(
+            LinuxCpuBuilder::default().quota(quota.max(1000)).period(CPU_PERIOD_US).shares(shares).build()?,
+        );
+    }
+    if asked.memory.0 > 0 {
+        let limit = i64::try_from(asked.memory.0).unwrap_or(i64::MAX);
+        builder = builder.memory(LinuxMemoryBuilder::default().limit(limit).swap(limit).build()?);
+    }
+    builder.build()
+}
