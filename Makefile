@@ -23,6 +23,7 @@ host:
 	  dpkg-query -W -f '$${Status}' "$$p" 2>/dev/null | grep -q 'ok installed' || echo "$$p"; done); \
 	if [ -n "$$missing" ]; then \
 	  $(SAY) "installing host packages:" $$missing; \
+	  [ -z "$(SUDO)" ] || command -v $(SUDO) >/dev/null || { echo "that needs root: run it as root, or install sudo"; exit 1; }; \
 	  $(SUDO) apt-get update -qq && \
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi

@@ -44,13 +44,14 @@ impl Screen {
         if !live {
             bars.set_draw_target(ProgressDrawTarget::hidden());
         }
-        let step = bars.add(ProgressBar::new_spinner());
+        let step = bars.add(ProgressBar::new(1));
         let state = bars.add(ProgressBar::new_spinner());
         if let Ok(style) = ProgressStyle::with_template("{msg}") {
             state.set_style(style);
         }
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
-            step.set_style(style);
+        if let Ok(style) = ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len} {msg} ({elapsed})")
+        {
+            step.set_style(style.progress_chars("=> "));
         }
         step.enable_steady_tick(Duration::from_millis(120));
         Self { bars, step, state, shown: String::new(), live, begun: Instant::now() }
@@ -66,15 +67,22 @@ impl Screen {
         }
     }
 
+    fn progress(&self, text: &str, done: u64, of: u64) {
+        self.step.set_length(of);
+        self.step.set_position(done);
+        self.step.set_message(text.to_owned());
+    }
+
     fn note(&mut self, note: &Note<'_>) {
         match note {
             Note::Step(text) => {
                 self.line(&format!("… {text}"));
-                self.step.reset_elapsed();
-                self.step.set_message((*text).to_owned());
+                self.step.reset();
+                self.progress(text, 0, 1);
             }
             Note::Checked(text) => self.line(&format!("✔ {text}")),
-            Note::Now(snapshot) => {
+            Note::Now(snapshot, done, of) => {
+                self.progress(&self.step.message(), *done as u64, *of as u64);
                 let table = table(snapshot);
                 if table == self.shown {
                     return;
@@ -95,9 +103,11 @@ impl Screen {
 pub fn run(options: &Options) -> Result<(), SimError> {
     let mut screen = Screen::new();
     let chassis = ChassisFile::parse(CHASSIS).map_err(|reason| SimError::Refused { reason })?;
+    let mut cold = false;
     let image = twin::ensure(&mut |step| {
+        cold = true;
         screen.line(&format!("image: {} ({}/{})", step.name, step.done, step.total));
-        screen.step.set_message(format!("image: {}", step.name));
+        screen.progress(&format!("image: {}", step.name), step.done, step.total);
     })?;
     let cache = image::default_cache().map_err(|e| SimError::Image(Box::new(e)))?;
     let app = image::demo::demo_app(&cache).map_err(|e| SimError::Image(Box::new(e)))?;
@@ -112,6 +122,7 @@ pub fn run(options: &Options) -> Result<(), SimError> {
     let (report, cluster) = outcome?;
     println!("{}", table(&cluster.now()));
     print(&report);
+    print_whole(screen.begun.elapsed(), cold);
     scenario::draw(&report, &cluster, &options.picture)?;
     println!("picture of the migration: {}", options.picture.display());
     if options.keep {
@@ -132,6 +143,20 @@ fn print(report: &Report) {
         });
         println!("  {:<45} {mib:>7.1} MiB{share}", format!("{program} on module-1, resident"));
     }
+}
+
+/// How long a demo may take on two cores without KVM: with the image to be made, and with it at hand.
+const COLD_LIMIT: Duration = Duration::from_secs(15 * 60);
+const WARM_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+fn print_whole(took: Duration, cold: bool) {
+    let (what, limit) = if cold {
+        ("the whole demo, its image built", COLD_LIMIT)
+    } else {
+        ("the whole demo, its image at hand", WARM_LIMIT)
+    };
+    let (took, limit) = (took.as_secs_f64(), limit.as_secs_f64());
+    println!("  {what:<45} {took:>7.1} s  ({:.0} % of its limit, {limit:.0} s)", took / limit * 100.0);
 }
 
 /// What the daemons may take when idle, in MB: server and agent are one process on module-1.

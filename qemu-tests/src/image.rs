@@ -85,6 +85,15 @@ pub enum ImageError {
         /// Why it did not start.
         source: std::io::Error,
     },
+    /// This user may not make a root file system.
+    #[error(
+        "making the image needs root, or a user name space with subordinate ids for this user ({said}); \
+         run it with sudo, or add this user to /etc/subuid and /etc/subgid"
+    )]
+    NotAllowed {
+        /// What the try printed.
+        said: String,
+    },
     /// A host tool ended with an error.
     #[error("{tool} ended with {status}: {said}")]
     Failed {

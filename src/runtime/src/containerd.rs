@@ -1,6 +1,6 @@
 //! Instances as containerd's containers and tasks, in a namespace of our own.
 
-use crate::{Found, Network, Runtime, RuntimeError, spec};
+use crate::{Found, Network, Runtime, RuntimeError, logs::Logs, spec};
 use async_trait::async_trait;
 use containerd_client::{
     services::v1::{
@@ -24,10 +24,10 @@ use model::{Desired, ImageRef, InstanceId};
 use prost::Message;
 use std::{
     collections::HashMap,
-    fs,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tokio::task::AbortHandle;
 use tonic::{Code, Request, transport::Channel};
 
 const NAMESPACE: &str = "spacecloud";
@@ -36,8 +36,8 @@ const SHIM: &str = "io.containerd.runc.v2";
 const DESIRED: &str = "spacecloud.desired";
 const ADDRESS: &str = "spacecloud.address";
 const STARTED: &str = "spacecloud.started";
-/// Logs of instances that are gone are kept up to this number.
-const OLD_LOGS: usize = 64;
+/// How often logs are looked after.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
 
@@ -84,7 +84,8 @@ impl Calls {
 pub struct Containerd {
     calls: Calls,
     network: Network,
-    logs: PathBuf,
+    logs: Logs,
+    tidying: AbortHandle,
     module: String,
     engine: Engine,
 }
@@ -110,12 +111,13 @@ impl Containerd {
         module: &str,
         engine: Engine,
     ) -> Result<Self, RuntimeError> {
-        fs::create_dir_all(logs).map_err(RuntimeError::io("create", logs))?;
+        let logs = Logs::open(logs)?;
         let channel = containerd_client::connect(socket)
             .await
             .map_err(|source| RuntimeError::Connect { socket: socket.to_owned(), source })?;
         let calls = Calls { channel };
-        Ok(Self { calls, network, logs: logs.to_owned(), module: module.to_owned(), engine })
+        let tidying = tokio::spawn(tidy(calls.clone(), logs.clone())).abort_handle();
+        Ok(Self { calls, network, logs, tidying, module: module.to_owned(), engine })
     }
 
     async fn create(&self, desired: &Desired) -> Result<String, RuntimeError> {
@@ -199,7 +201,6 @@ impl Containerd {
             self.calls.request(RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: name });
         gone_is_fine(self.calls.snapshots().remove(request).await)
             .map_err(RuntimeError::call("remove the file system of", id))?;
-        self.prune_logs();
         detached
     }
 
@@ -208,20 +209,6 @@ impl Containerd {
         let answer = self.calls.containers().list(self.calls.request(request)).await;
         let containers = answer.map_err(RuntimeError::call("look up", id))?.into_inner().containers;
         Ok(containers.iter().find_map(read_desired))
-    }
-
-    /// Logs of running instances are recent; the oldest ones go first.
-    fn prune_logs(&self) {
-        let Ok(entries) = fs::read_dir(&self.logs) else { return };
-        let mut logs: Vec<(SystemTime, PathBuf)> = entries
-            .filter_map(Result::ok)
-            .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
-            .collect();
-        logs.sort();
-        let excess = logs.len().saturating_sub(OLD_LOGS);
-        for (_, path) in logs.into_iter().take(excess) {
-            let _ = fs::remove_file(path);
-        }
     }
 }
 
@@ -321,7 +308,28 @@ impl Runtime for Containerd {
     }
 
     fn log(&self, id: &InstanceId) -> PathBuf {
-        self.logs.join(format!("{id}.log"))
+        self.logs.path(id)
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        self.tidying.abort();
+    }
+}
+
+/// Looks after the logs now and then, for as long as the connection is used.
+async fn tidy(calls: Calls, logs: Logs) {
+    loop {
+        tokio::time::sleep(TIDY_EVERY).await;
+        let all = calls.request(ListContainersRequest::default());
+        // Without the list nothing may be called past; the next look will have it.
+        let Ok(answer) = calls.containers().list(all).await else { continue };
+        let alive = answer.into_inner().containers.iter().filter_map(|c| c.id.parse().ok()).collect();
+        let logs = logs.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || logs.tidy(&alive)).await {
+            tracing::warn!(%error, "cannot look after the instances' logs");
+        }
     }
 }
 

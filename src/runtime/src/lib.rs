@@ -11,6 +11,7 @@ mod containerd;
 mod error;
 mod fence;
 mod image;
+mod logs;
 mod network;
 mod routes;
 mod spec;
