@@ -279,11 +279,15 @@ fn a_user_who_may_not_make_an_image_is_told_what_to_do() {
     let (program, home) = (bench.path("spacesim"), bench.path("home"));
     fs::copy(env!("CARGO_BIN_EXE_spacesim"), &program).unwrap();
     fs::create_dir(&home).unwrap();
+    for name in ["spacecloudd", "space-registry", "spacectl"] {
+        fs::write(home.join(name), "stands for a program that is built").unwrap();
+    }
     for open in [bench.folder.path(), &home] {
         fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
     }
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program).args(["image", "build"]);
-    let output = command.env("HOME", &home).env("SPACECLOUD_CACHE", home.join("cache")).output().unwrap();
+    command.env("HOME", &home).env("SPACECLOUD_CACHE", home.join("cache")).env("SPACECLOUD_PROGRAMS", &home);
+    let output = command.output().unwrap();
     refused(&output, 1, "run it with sudo");
 }
