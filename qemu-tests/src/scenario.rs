@@ -4,9 +4,9 @@
 mod lives;
 
 use crate::{
-    Chassis, Limit, Role, SimError, Times,
+    BackplaneKind, Chassis, Limit, Role, SimError, Times,
     cluster::{Cluster, counts},
-    papers::Papers,
+    papers::{self, Papers},
     timeline::{self, Mark},
     wait_until, within,
 };
@@ -33,6 +33,8 @@ pub enum Note<'a> {
     Now(&'a Snapshot, usize, usize),
     /// Something was checked and is true.
     Checked(String),
+    /// Something that this backplane cannot show.
+    Unchecked(String),
 }
 
 /// The measured times, and the picture.
@@ -75,7 +77,12 @@ pub fn provision(plan: &mut crate::Plan) -> Result<Papers, SimError> {
     let papers = Papers::create()?;
     for slot in &plan.chassis.slots {
         let has = |role: Role| slot.roles.contains(&role);
-        plan.identities.insert(slot.number, papers.for_module(has(Role::Server), has(Role::Registry)));
+        let configuration = match plan.backplane {
+            BackplaneKind::Qemu => papers::EMULATION.to_owned(),
+            BackplaneKind::Netns => crate::netns::configuration(slot)?,
+        };
+        let provision = papers.for_module(has(Role::Server), has(Role::Registry), &configuration);
+        plan.identities.insert(slot.number, provision);
     }
     Ok(papers)
 }
@@ -145,11 +152,19 @@ impl<'a> Scenario<'a> {
         (self.note)(Note::Checked(text.into()));
     }
 
+    fn unchecked(&mut self, text: &str) {
+        (self.note)(Note::Unchecked(text.to_owned()));
+    }
+
     fn mark(&mut self, text: &str) {
         self.report.marks.push(Mark { at: self.cluster.clock(), text: text.to_owned() });
     }
 
     fn real_time(&mut self) -> Result<(), SimError> {
+        if self.chassis.backplane() == BackplaneKind::Netns {
+            self.unchecked("a namespace has the host's kernel, which need not be a real-time one");
+            return Ok(());
+        }
         for module in self.chassis.modules() {
             let said = module.run("cat /sys/kernel/realtime", within(60.s()))?;
             if said.trim() != "1" {
@@ -212,6 +227,12 @@ impl<'a> Scenario<'a> {
 
     /// Docker pulls from our registry too, and serves in bridge mode.
     fn docker(&mut self) -> Result<(), SimError> {
+        if self.chassis.backplane() == BackplaneKind::Netns {
+            self.unchecked(
+                "Docker beside us is started by systemd's socket unit, which a namespace does not run",
+            );
+            return Ok(());
+        }
         (self.note)(Note::Step("Docker on module-2 runs the same image in bridge mode"));
         let module = self.chassis.module(2)?;
         let run = format!("docker run -d --name web -p 18080:8080 {IMAGE}");
@@ -260,9 +281,10 @@ impl<'a> Scenario<'a> {
     /// Asked over its console: the network does not reach it.
     fn fenced(&mut self) -> Result<(), SimError> {
         let module = self.chassis.module(3)?;
-        let question = "cat /sys/fs/cgroup/spacecloud/stop/cgroup.events; echo left: $(ls -d /sys/fs/cgroup/spacecloud/stop/*/ | wc -l)";
+        let stop = format!("{}/spacecloud/stop", module.cgroup());
+        let question = format!("cat {stop}/cgroup.events; echo left: $(ls -d {stop}/*/ | wc -l)");
         wait_until("module-3 has stopped its own copies", within(60.s()), || {
-            module.run(question, within(30.s())).is_ok_and(|said| said.contains("populated 0"))
+            module.run(&question, within(30.s())).is_ok_and(|said| said.contains("populated 0"))
         })?;
         self.checked("module-3 has stopped its own copies, asked over its control channel");
         Ok(())
