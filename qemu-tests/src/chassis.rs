@@ -70,7 +70,7 @@ pub struct Chassis {
     // In the order of the drops: modules, then what carries their frames and their lives.
     modules: BTreeMap<u16, Module>,
     backplane: BackplaneKind,
-    _rest: Rest,
+    rest: Rest,
     name: String,
     dir: RunDir,
 }
@@ -86,11 +86,17 @@ struct Rest {
     programs: Option<PathBuf>,
 }
 
-impl Drop for Rest {
-    fn drop(&mut self) {
+impl Rest {
+    fn clean(&self) {
         if let Some(programs) = &self.programs {
             let _ = std::fs::remove_dir_all(programs);
         }
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.clean();
     }
 }
 
@@ -133,7 +139,7 @@ impl Chassis {
         };
         let modules = modules.into_iter().map(|module| (module.slot(), module)).collect();
         let (backplane, name) = (plan.backplane, plan.chassis.name);
-        Ok(Self { modules, backplane, _rest: rest, name, dir })
+        Ok(Self { modules, backplane, rest, name, dir })
     }
 
     /// What its modules are made of.
@@ -147,6 +153,7 @@ impl Chassis {
             module.retire();
             Ok(())
         });
+        self.rest.clean();
     }
 
     /// Its name in the chassis file.

@@ -90,14 +90,8 @@ impl Cgroups {
             let branch = self.branch(hierarchy, slot);
             // Processes that were killed leave their cgroup when they are reaped, a moment later.
             let _ = wait_until("the cgroups are empty", within(5.s()), || remove_tree(&branch));
-        }
-    }
-}
-
-impl Drop for Cgroups {
-    fn drop(&mut self) {
-        for hierarchy in &self.hierarchies {
-            remove_tree(&hierarchy.path.join(&self.name));
+            // The last module takes the tree along.
+            let _ = fs::remove_dir(hierarchy.path.join(&self.name));
         }
     }
 }
