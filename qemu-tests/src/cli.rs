@@ -1,5 +1,6 @@
 //! The host tool's command line.
 
+mod bench;
 mod console;
 mod up;
 mod verbs;
@@ -83,6 +84,8 @@ enum Verb {
         #[arg(long, value_name = "FILE", default_value = "migration.svg")]
         picture: PathBuf,
     },
+    /// Measure on chassis of its own, one for each run
+    Bench(bench::Bench),
     /// Owns a chassis; started by `up`
     #[command(hide = true)]
     Supervise,
@@ -120,6 +123,7 @@ impl Cli {
                 crate::demo::run(&crate::demo::Options { dir, picture, keep, backplane })?;
                 Ok(ExitCode::SUCCESS)
             }
+            Verb::Bench(bench) => bench.run(&place),
             Verb::Supervise => up::supervise(),
             Verb::ModuleInit => match crate::netns::init::run()? {},
         }

@@ -14,6 +14,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod backplane;
+pub mod bench;
 mod board;
 mod chassis;
 mod chassis_file;

@@ -1,7 +1,7 @@
 //! The main job, step by step: a cluster forms, ten apps run, a module is cut off, comes back, and is used again.
 //! The chassis test and the demo run this same code.
 
-mod lives;
+pub(crate) mod lives;
 
 use crate::{
     BackplaneKind, Chassis, Limit, Role, SimError, Times,
@@ -175,38 +175,11 @@ impl<'a> Scenario<'a> {
         Ok(())
     }
 
-    /// From the ground, by skopeo, over TLS with the cluster's CA.
     fn push(&mut self) -> Result<(), SimError> {
         (self.note)(Note::Step("skopeo pushes the demo image to the registry on module-1"));
         let port = self.chassis.module(1)?.ground().registry;
-        let ground = format!("docker://127.0.0.1:{port}/demo/web:1");
-        let source = format!("oci:{}:{}", self.demo.display(), crate::image::demo::TAG);
-        let begun = Instant::now();
-        let mut said = String::new();
-        // The registry starts when the server has made its certificate.
-        wait_until("the registry takes a push", within(180.s()), || {
-            let mut command = Command::new("skopeo");
-            command
-                .args(["--insecure-policy", "copy", "--quiet"])
-                .arg("--dest-cert-dir")
-                .arg(self.papers.join("registry"));
-            match command.args([&source, &ground]).output() {
-                Ok(output) => {
-                    said = String::from_utf8_lossy(&output.stderr).into_owned();
-                    output.status.success()
-                }
-                Err(error) => {
-                    said = format!(
-                        "skopeo cannot be run: {error}; install the packages in qemu-tests/host-packages"
-                    );
-                    false
-                }
-            }
-        })
-        .map_err(|_| {
-            failed(format!("the registry did not take the push: {}", said.trim().replace('\n', " ")))
-        })?;
-        self.report.times.push(("pushing the demo image", begun.elapsed()));
+        let took = push(port, &self.papers, &self.demo)?;
+        self.report.times.push(("pushing the demo image", took));
         Ok(())
     }
 
@@ -292,7 +265,8 @@ impl<'a> Scenario<'a> {
 
     /// From the instances' own output, with the modules' clocks corrected.
     fn never_twice(&mut self) -> Result<(), SimError> {
-        let gap = lives::smallest_gap(self.chassis)?;
+        let same_clock = self.chassis.backplane() == BackplaneKind::Netns;
+        let gap = lives::smallest_gap(self.chassis, same_clock)?;
         self.checked(format!(
             "no instance ran twice: at least {:.1} s lie between two lives",
             gap.as_secs_f64()
@@ -343,6 +317,36 @@ impl<'a> Scenario<'a> {
         self.report.memory = most.into_iter().collect();
         Ok(())
     }
+}
+
+/// Pushes the demo image from the ground, by skopeo, over TLS with the cluster's CA. Answers how long that took.
+///
+/// # Errors
+/// skopeo is missing, or the registry does not take the image in time.
+pub fn push(port: u16, papers: &Path, demo: &Path) -> Result<Duration, SimError> {
+    let ground = format!("docker://127.0.0.1:{port}/demo/web:1");
+    let source = format!("oci:{}:{}", demo.display(), crate::image::demo::TAG);
+    let mut said = String::new();
+    // The registry starts when the server has made its certificate.
+    wait_until("the registry takes a push", within(180.s()), || {
+        let mut command = Command::new("skopeo");
+        command
+            .args(["--insecure-policy", "copy", "--quiet", "--dest-cert-dir"])
+            .arg(papers.join("registry"));
+        match command.args([&source, &ground]).output() {
+            Ok(output) => {
+                said = String::from_utf8_lossy(&output.stderr).into_owned();
+                output.status.success()
+            }
+            Err(error) => {
+                said = format!(
+                    "skopeo cannot be run: {error}; install the packages in qemu-tests/host-packages"
+                );
+                false
+            }
+        }
+    })
+    .map_err(|_| failed(format!("the registry did not take the push: {}", said.trim().replace('\n', " "))))
 }
 
 /// Writes the picture of what happened.

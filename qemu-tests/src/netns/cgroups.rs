@@ -69,6 +69,7 @@ impl Cgroups {
                     hand_down(parent);
                 }
             }
+            weigh(&hierarchy.path.join(&self.name));
             let procs = branch.join("cgroup.procs");
             fs::write(&procs, pid.to_string()).map_err(SimError::io("write", procs))?;
         }
@@ -156,6 +157,19 @@ fn inherit_cpuset(root: &Path, way: &[PathBuf]) -> Result<(), SimError> {
         }
     }
     Ok(())
+}
+
+/// A tree weighs as much as one process beside it unless it is told otherwise: a host that is busy elsewhere would
+/// starve a whole chassis.
+fn weigh(tree: &Path) {
+    for (file, most) in [("cpu.shares", "262144"), ("cpu.weight", "10000")] {
+        let file = tree.join(file);
+        if file.exists()
+            && let Err(error) = fs::write(&file, most)
+        {
+            tracing::debug!(file = %file.display(), %error, "the chassis gets no larger share of the processors");
+        }
+    }
 }
 
 /// Lets the children of a v2 cgroup have what controllers it has itself.

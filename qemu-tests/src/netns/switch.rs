@@ -3,7 +3,6 @@
 use crate::backplane::Counters;
 use crate::{SimError, host, qemu};
 use nix::sched::{CloneFlags, unshare};
-use std::fs::File;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -18,7 +17,6 @@ pub(crate) const OUTSIDE: &str = "10.44.0.254";
 pub(crate) struct Switch {
     orders: Mutex<Option<Sender<Order>>>,
     thread: Option<JoinHandle<()>>,
-    namespace: File,
 }
 
 /// Arguments for `ip`, and whom to tell what it said.
@@ -37,18 +35,13 @@ impl Switch {
             .name("switch".to_owned())
             .spawn(move || hold(&inbox, &ready))
             .map_err(SimError::io("start a thread for", "the switch"))?;
-        let namespace = made.recv().map_err(|_| gone())??;
-        let switch = Self { orders: Mutex::new(Some(orders)), thread: Some(thread), namespace };
+        made.recv().map_err(|_| gone())??;
+        let switch = Self { orders: Mutex::new(Some(orders)), thread: Some(thread) };
         switch.ip(&["link", "add", BRIDGE, "type", "bridge"])?;
         switch.ip(&["address", "add", &format!("{OUTSIDE}/24"), "dev", BRIDGE])?;
         switch.ip(&["link", "set", BRIDGE, "up"])?;
         switch.ip(&["link", "set", "lo", "up"])?;
         Ok(switch)
-    }
-
-    /// Its namespace: for who wants to stand beside the modules.
-    pub(crate) fn namespace(&self) -> Result<File, SimError> {
-        self.namespace.try_clone().map_err(SimError::io("share", "the switch's namespace"))
     }
 
     /// Lays a cable from a port to the module whose network namespace the process `pid` has.
@@ -121,11 +114,9 @@ fn port(slot: u16) -> String {
 }
 
 /// The thread: its network namespace is its own, and what it starts is in there.
-fn hold(inbox: &Receiver<Order>, ready: &Sender<Result<File, SimError>>) {
+fn hold(inbox: &Receiver<Order>, ready: &Sender<Result<(), SimError>>) {
     let made = unshare(CloneFlags::CLONE_NEWNET)
-        .map_err(std::io::Error::from)
-        .and_then(|()| File::open("/proc/thread-self/ns/net"))
-        .map_err(SimError::io("make a network namespace for", "the switch"));
+        .map_err(|errno| SimError::io("make a network namespace for", "the switch")(errno.into()));
     let failed = made.is_err();
     if ready.send(made).is_err() || failed {
         return;
