@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 const IMAGE: &str = "demo/web:1";
+/// Default settings, but for the cgroup driver: there is no systemd to ask.
+const DAEMON: &str = r#"{ "exec-opts": ["native.cgroupdriver=cgroupfs"] }"#;
 const ARCHIVE: &str = "/var/tmp/demo.tar";
 
 /// Times from the cut to all tasks running elsewhere, and to the node counted as down.
@@ -43,7 +45,9 @@ fn one(options: &Options) -> Result<(f64, f64), SimError> {
         Plan::new(options.chassis.clone(), twin::ensure(&mut |_| {})?, &options.dir).on(options.backplane);
     plan.software = Software::Docker;
     for slot in &options.chassis.slots {
-        plan.identities.insert(slot.number, Provision::new().file(ARCHIVE, 0o644, archive.clone()));
+        // Our own daemon.json keeps containers over a restart of dockerd, which Swarm refuses.
+        let provision = Provision::new().file("/etc/docker/daemon.json", 0o644, DAEMON);
+        plan.identities.insert(slot.number, provision.file(ARCHIVE, 0o644, archive.clone()));
     }
     let chassis = Chassis::power_on(plan)?;
     chassis.wait_ready(within(PATIENCE), &|_| {})?;
