@@ -47,6 +47,9 @@ fn ten_apps_lose_a_module_and_get_it_back() {
     let told = |note: Note<'_>| match note {
         Note::Step(text) => eprintln!("[{:6.1} s] {text}", powered.elapsed().as_secs_f64()),
         Note::Checked(text) => eprintln!("[{:6.1} s]   {text}", powered.elapsed().as_secs_f64()),
+        Note::Unchecked(text) => {
+            eprintln!("[{:6.1} s]   not checked: {text}", powered.elapsed().as_secs_f64())
+        }
         Note::Now(..) => {}
     };
     let outcome = Scenario::begin(&chassis, &papers, &app, powered, told).and_then(Scenario::run);

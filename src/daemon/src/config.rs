@@ -107,6 +107,8 @@ pub struct AgentConfig {
     pub registry: String,
     /// Directory on a tmpfs: network namespaces, addresses, the lease.
     pub run: PathBuf,
+    /// Where cgroup v2 is mounted; beside cgroup v1 that is often /sys/fs/cgroup/unified.
+    pub cgroup: PathBuf,
     /// Memory that is left to the system.
     pub reserved: Bytes,
     /// For placement.
@@ -152,14 +154,13 @@ impl Default for AgentConfig {
             cni_bin: "/usr/lib/cni".into(),
             registry: "registry.spacecloud:5000".into(),
             run: "/run/spacecloud".into(),
+            cgroup: "/sys/fs/cgroup".into(),
             reserved: Bytes(192 << 20),
             labels: BTreeMap::new(),
             names: NamesConfig::default(),
         }
     }
 }
-
-const CGROUPS: &str = "/sys/fs/cgroup/spacecloud";
 
 impl Config {
     fn roles_default() -> Roles {
@@ -263,7 +264,7 @@ impl Config {
 
     /// The fence that agent and guard share.
     pub fn fence(&self) -> Fence {
-        Fence::new(Path::new(CGROUPS), &self.agent.run.join("lease"))
+        Fence::new(&self.agent.cgroup.join("spacecloud"), &self.agent.run.join("lease"))
     }
 }
 
