@@ -1,7 +1,8 @@
 use super::node::Node;
 use std::collections::BTreeMap;
 
-const BLOCK: usize = 64;
+const BLOCK: u32 = 64;
+const BLOCK_SIZE: usize = BLOCK as usize;
 
 /// What a node that does not fit scores.
 pub(crate) const UNFIT: f64 = f64::NEG_INFINITY;
@@ -72,6 +73,15 @@ pub(crate) struct Index {
 }
 
 impl Index {
+    /// Of scores that are known already.
+    pub(crate) fn of(scores: Vec<f64>) -> Self {
+        let blocks = scores.len().div_ceil(BLOCK_SIZE);
+        let mut index =
+            Self { scores, blocks: vec![NONE; blocks], dirty: vec![true; blocks], seen: 0, epoch: 0 };
+        index.settle();
+        index
+    }
+
     /// Rescores what changed. `score` must depend on the node alone as long as `epoch` stays the same.
     pub(crate) fn refresh(&mut self, nodes: &[Node], log: &Log, epoch: u64, score: impl Fn(&Node) -> f64) {
         if self.epoch != epoch || self.scores.len() != nodes.len() {
@@ -83,7 +93,7 @@ impl Index {
                     let new = score(node);
                     if new != *old {
                         *old = new;
-                        if let Some(flag) = dirty.get_mut(at / BLOCK) {
+                        if let Some(flag) = dirty.get_mut(at / BLOCK_SIZE) {
                             *flag = true;
                         }
                     }
@@ -97,7 +107,7 @@ impl Index {
     fn rebuild(&mut self, nodes: &[Node], epoch: u64, score: impl Fn(&Node) -> f64) {
         self.scores.clear();
         self.scores.extend(nodes.iter().map(score));
-        let blocks = nodes.len().div_ceil(BLOCK);
+        let blocks = nodes.len().div_ceil(BLOCK_SIZE);
         self.blocks = vec![NONE; blocks];
         self.dirty = vec![true; blocks];
         self.epoch = epoch;
@@ -105,10 +115,10 @@ impl Index {
     }
 
     fn settle(&mut self) {
-        let blocks = self.scores.chunks(BLOCK).zip(&mut self.blocks).zip(&mut self.dirty);
+        let blocks = self.scores.chunks(BLOCK_SIZE).zip(&mut self.blocks).zip(&mut self.dirty);
         for (number, ((scores, best), dirty)) in (0_u32..).zip(blocks) {
             if std::mem::take(dirty) {
-                *best = best_of(scores, number * BLOCK as u32, None);
+                *best = best_of(scores, number * BLOCK, None);
             }
         }
     }
@@ -121,11 +131,11 @@ impl Index {
     pub(crate) fn best(&self, without: Option<u32>) -> Option<(u32, f64)> {
         let mut top = NONE;
         for (number, block) in (0_u32..).zip(&self.blocks) {
-            let first = number * BLOCK as u32;
+            let first = number * BLOCK;
             let block = match without {
                 Some(node) if block.node == node => {
                     let start = first as usize;
-                    let end = (start + BLOCK).min(self.scores.len());
+                    let end = (start + BLOCK_SIZE).min(self.scores.len());
                     best_of(self.scores.get(start..end).unwrap_or(&[]), first, without)
                 }
                 _ => *block,
@@ -154,8 +164,8 @@ impl Index {
                 skip -= block.fitting as usize;
                 continue;
             }
-            let first = number * BLOCK;
-            let scores = self.scores.iter().enumerate().skip(first).take(BLOCK);
+            let first = number * BLOCK_SIZE;
+            let scores = self.scores.iter().enumerate().skip(first).take(BLOCK_SIZE);
             let mut fitting = scores.filter(|(_, score)| **score > UNFIT).map(|(at, _)| at);
             return fitting.nth(skip).and_then(|at| u32::try_from(at).ok());
         }
@@ -172,9 +182,10 @@ impl Index {
     /// How many fitting nodes have a lower number.
     fn before(&self, node: u32) -> usize {
         let node = node as usize;
-        let block = node / BLOCK;
+        let block = node / BLOCK_SIZE;
         let whole: usize = self.blocks.iter().take(block).map(|b| b.fitting as usize).sum();
-        let part = self.scores.iter().take(node).skip(block * BLOCK).filter(|score| **score > UNFIT).count();
+        let part =
+            self.scores.iter().take(node).skip(block * BLOCK_SIZE).filter(|score| **score > UNFIT).count();
         whole + part
     }
 }
@@ -226,10 +237,5 @@ impl<K: Ord + Copy> Indexes<K> {
         let (index, used) = self.known.entry(key).or_default();
         *used = self.tick;
         index
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.known.clear();
-        self.cells = 0;
     }
 }

@@ -13,10 +13,12 @@
 //! Neighbours: knows nobody; the planner's core and `spacectl replay` ask it.
 
 mod classic;
+mod decide;
 mod explain;
 mod fragment;
 mod index;
 mod node;
+mod outlook;
 mod prospect;
 mod resources;
 mod scorer;
@@ -27,9 +29,10 @@ pub mod unit;
 mod whole;
 mod workload;
 
-pub use explain::Refusal;
+pub use decide::Filter;
+pub use explain::{Explanation, Refusal, Row, Verdict};
 pub use node::Shortage;
 pub use resources::{AcceleratorState, Amounts, NodeSpec, PoolError, Request, WHOLE};
 pub use seed::Seed;
-pub use strategy::{Strategy, UnknownStrategy};
+pub use strategy::{PolicyNumber, Strategy, UnknownStrategy};
 pub use whole::{Placement, Pool, Ticket, Totals};

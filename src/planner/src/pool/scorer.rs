@@ -1,198 +1,208 @@
 use super::classic;
-use super::fragment::Usuals;
+use super::fragment;
 use super::index::{Index, UNFIT};
 use super::node::Node;
-use super::prospect::Prospect;
+use super::outlook::Outlook;
+use super::prospect;
 use super::resources::WHOLE;
 use super::seed::Seed;
 use super::shape::Shape;
-use super::strategy::Strategy;
+use super::strategy::{PolicyNumber, Strategy};
 use super::unit::{self, UnitPolicy, UnitScore, Vector};
 use super::workload::Workload;
+
+/// Tables made from a workload, and when to make them anew.
+#[derive(Debug, Clone, Default)]
+struct Learned {
+    outlook: Outlook,
+    /// Counts how often they were made.
+    epoch: u64,
+    /// With how many arrivals they are due.
+    due: u64,
+    models: usize,
+}
+
+impl Learned {
+    /// Makes the tables anew whenever twice as much has arrived: often at first, ever more seldom later.
+    fn refresh(&mut self, seen: u64, models: usize, make: impl FnOnce() -> Outlook) {
+        if seen >= self.due || models != self.models {
+            self.outlook = make();
+            self.epoch += 1;
+            self.due = seen.max(1).saturating_mul(2);
+            self.models = models;
+        }
+    }
+}
 
 /// What the strategies know beside the nodes.
 #[derive(Debug, Clone)]
 pub(crate) struct Scorer {
-    policy: UnitPolicy,
-    /// What an operator said to expect; else what has arrived.
-    expected: Option<Workload>,
+    policies: Vec<UnitPolicy>,
     arrived: Workload,
-    usuals: Usuals,
-    prospect: Prospect,
-    /// Counts how often the tables above were made anew.
-    epoch: u64,
-    /// With how many arrivals they are due to be made anew.
-    due: u64,
-    models: usize,
+    /// What an operator said to expect, for `fgd`.
+    expected: Option<Workload>,
+    fragment: Learned,
+    prospect: Learned,
     /// Where `tiling` goes on.
     cursor: u32,
     seed: Seed,
 }
 
+/// One question to the strategies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Question {
+    pub(crate) strategy: Strategy,
+    /// Which policy of the unit level counts.
+    pub(crate) policy: PolicyNumber,
+    pub(crate) shape: Shape,
+}
+
 impl Scorer {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            policy: UnitPolicy::default(),
-            expected: None,
+            policies: vec![UnitPolicy::default()],
             arrived: Workload::default(),
-            usuals: Usuals::default(),
-            prospect: Prospect::default(),
-            epoch: 1,
-            due: 0,
-            models: 0,
+            expected: None,
+            fragment: Learned::default(),
+            prospect: Learned::default(),
             cursor: 0,
             seed: Seed::new(seed),
         }
     }
 
-    pub(crate) fn set_policy(&mut self, policy: UnitPolicy) {
-        self.policy = policy;
+    /// The number of a policy that is known or has room to become known.
+    pub(crate) fn policy_number(&mut self, policy: UnitPolicy) -> Option<PolicyNumber> {
+        let at = self.policies.iter().position(|known| *known == policy).unwrap_or_else(|| {
+            self.policies.push(policy);
+            self.policies.len() - 1
+        });
+        u16::try_from(at).ok().map(PolicyNumber)
+    }
+
+    pub(crate) fn policy(&self, number: PolicyNumber) -> UnitPolicy {
+        self.policies.get(usize::from(number.0)).copied().unwrap_or_default()
     }
 
     pub(crate) fn expect(&mut self, shapes: Vec<Shape>) {
         let mut workload = Workload::default();
         shapes.into_iter().for_each(|shape| workload.observe(shape));
         self.expected = Some(workload);
-        self.due = 0;
+        self.fragment.due = 0;
     }
 
-    /// Learns what arrives, and now and then makes the tables anew: often at first, ever more seldom later.
-    pub(crate) fn observe(&mut self, shape: Shape, strategy: Strategy, models: usize) {
-        if !matches!(strategy, Strategy::Fgd | Strategy::Spacecloud) {
-            return;
-        }
+    /// Learns what arrives.
+    pub(crate) fn observe(&mut self, shape: Shape) {
         self.arrived.observe(shape);
-        if self.arrived.seen() < self.due && models == self.models {
-            return;
-        }
-        (self.due, self.models) = (self.arrived.seen() * 2, models);
-        self.epoch += 1;
+    }
+
+    /// Brings the tables of `strategy` up to date.
+    pub(crate) fn prepare(&mut self, strategy: Strategy, models: usize) {
         let bits = (0..models).map(|at| 1_u64 << at);
-        match strategy {
-            Strategy::Fgd => {
-                if let Some(expected) = &self.expected {
-                    self.due = u64::MAX;
-                    self.usuals = Usuals::new(expected, bits);
-                } else {
-                    self.usuals = Usuals::new(&self.arrived, bits);
-                }
+        let (seen, arrived, expected) = (self.arrived.seen(), &self.arrived, &self.expected);
+        match (strategy, expected) {
+            (Strategy::Fgd, Some(expected)) => {
+                self.fragment.refresh(0, models, || fragment::outlook(expected, bits));
+                self.fragment.due = u64::MAX;
             }
-            _ => self.prospect = Prospect::new(&self.arrived, bits),
+            (Strategy::Fgd, None) => {
+                self.fragment.refresh(seen, models, || fragment::outlook(arrived, bits));
+            }
+            (Strategy::Spacecloud, _) => {
+                self.prospect.refresh(seen, models, || prospect::outlook(arrived, bits));
+            }
+            _ => {}
         }
     }
 
     /// Scores of an earlier epoch are worth nothing.
     pub(crate) fn epoch(&self, strategy: Strategy) -> u64 {
-        if matches!(strategy, Strategy::Fgd | Strategy::Spacecloud) { self.epoch } else { 1 }
+        match strategy {
+            Strategy::Fgd => self.fragment.epoch,
+            Strategy::Spacecloud => self.prospect.epoch,
+            _ => 1,
+        }
     }
 
     /// What the index keeps of a node: its score, or that it does not fit.
-    pub(crate) fn score(&self, node: &Node, shape: &Shape, strategy: Strategy) -> f64 {
+    pub(crate) fn score(&self, node: &Node, asked: &Question) -> f64 {
+        let shape = &asked.shape;
         if !node.fits(shape) {
             return UNFIT;
         }
-        match strategy {
+        match asked.strategy {
             Strategy::Spread => 100.0 - classic::allocated(node, shape),
             Strategy::Binpack => classic::allocated(node, shape),
             Strategy::Tiling | Strategy::Random => 0.0,
-            Strategy::Multilevel => self.unit_score(node, shape).map_or(UNFIT, |score| score.total),
-            Strategy::Fgd => self.usuals.score(node, shape).0,
-            Strategy::Spacecloud => self.prospect.score(node, shape).0,
+            Strategy::Multilevel => self.unit_score(node, asked).map_or(UNFIT, |(_, score)| score.total),
+            Strategy::Fgd => fragment::whole_score(self.fragment.outlook.score(node, shape).0, node.usable),
+            Strategy::Spacecloud => self.prospect.outlook.score(node, shape).0,
         }
     }
 
-    /// The unit level's filters that look at one node alone, and its scores.
-    pub(crate) fn unit_score(&self, node: &Node, shape: &Shape) -> Result<UnitScore, String> {
-        let (capacity, used, asked) = vectors(node, shape);
-        if let Some((resource, load)) = unit::overload(&self.policy, &capacity, &used, &asked) {
-            return Err(format!("{resource}: load {load:.3} would be above its threshold"));
+    /// The unit level's filters that look at one node alone, then its balance and its scores.
+    pub(crate) fn unit_score(&self, node: &Node, asked: &Question) -> Result<(f64, UnitScore), Left> {
+        let (policy, shape) = (&self.policy(asked.policy), &asked.shape);
+        let (capacity, used, wants) = vectors(node, shape);
+        if let Some((resource, load)) = unit::overload(policy, &capacity, &used, &wants) {
+            return Err(Left::Threshold(resource, load));
         }
-        let balance = unit::balance(&self.policy, &capacity, &used);
-        if self.policy.min_balance.is_some_and(|least| balance < least) {
-            return Err(format!("balance {balance:.3} is below the least one"));
+        let balance = unit::balance(policy, &capacity, &used);
+        if policy.min_balance.is_some_and(|least| balance < least) {
+            return Err(Left::Balance(balance));
         }
         let left = whole_after(node, shape);
-        if shape.accelerators > 0 && unit::splinters(&self.policy, left) {
-            return Err(format!("would keep {left} free accelerators, too few to be of use"));
+        if shape.accelerators > 0 && unit::splinters(policy, left) {
+            return Err(Left::MinGpu(left));
         }
-        Ok(unit::score(&self.policy, &capacity, &used, &asked))
+        Ok((balance, unit::score(policy, &capacity, &used, &wants)))
     }
 
     /// The node that is chosen, and whether the max-GPU reservation cannot be kept.
-    pub(crate) fn choose(
-        &mut self,
-        index: &Index,
-        nodes: &[Node],
-        shape: &Shape,
-        strategy: Strategy,
-    ) -> Option<(u32, bool)> {
-        match strategy {
+    pub(crate) fn choose(&mut self, index: &Index, nodes: &[Node], asked: &Question) -> Option<(u32, bool)> {
+        match asked.strategy {
             Strategy::Tiling => index.next(self.cursor).map(|node| (node, false)),
             Strategy::Random => {
-                let count = index.fitting();
-                if count == 0 {
-                    return None;
-                }
-                let skip = self.seed.below(count);
+                let skip = self.seed.below(index.fitting());
                 index.nth(skip).map(|node| (node, false))
             }
-            Strategy::Multilevel => self.choose_unit(index, nodes, shape),
+            Strategy::Multilevel => {
+                let course = self.course(index, nodes, asked);
+                let best = course.best(index);
+                best.map(|node| (node, course.alarm))
+            }
             _ => index.best(None).map(|(node, _)| (node, false)),
         }
     }
 
-    fn choose_unit(&self, index: &Index, nodes: &[Node], shape: &Shape) -> Option<(u32, bool)> {
-        let keeper = self.policy.max_gpu.map(|most| sole_keeper(nodes, shape, most));
-        let without = match keeper {
-            Some(Keepers::One(node)) => Some(node),
-            _ => None,
-        };
-        let best = |without| {
-            if self.policy.share < 1.0 {
-                self.best_of_share(index, nodes, without)
-            } else {
-                index.best(without).map(|(node, _)| node)
+    /// What the constraints that look at several nodes leave to choose from.
+    pub(crate) fn course(&self, index: &Index, nodes: &[Node], asked: &Question) -> Course {
+        let policy = self.policy(asked.policy);
+        let (mut spared, mut alarm) = (None, false);
+        if let Some(most) = policy.max_gpu {
+            match keepers(nodes, &asked.shape, most) {
+                Keepers::None => alarm = true,
+                // The last node with the reserve takes it when no other can: the operator is told.
+                Keepers::One(node) if index.best(Some(node)).is_none() => alarm = true,
+                Keepers::One(node) => spared = Some(node),
+                Keepers::Several => {}
             }
-        };
-        if let Some(node) = best(without) {
-            return Some((node, matches!(keeper, Some(Keepers::None))));
         }
-        // Only the last node with the reserve can take it: it does, and the operator is told.
-        without.and_then(|_| best(None)).map(|node| (node, true))
-    }
-
-    /// The best among the share of the fitting nodes that have the best balance.
-    fn best_of_share(&self, index: &Index, nodes: &[Node], without: Option<u32>) -> Option<u32> {
-        let mut fitting: Vec<(f64, u32, f64)> = (0_u32..)
-            .zip(nodes)
-            .filter(|(number, _)| Some(*number) != without)
-            .filter_map(|(number, node)| Some((self.balance(node), number, index.score(number)?)))
-            .collect();
-        let count = (fitting.len() as f64 * self.policy.share).ceil();
-        fitting.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let share = fitting.into_iter().enumerate().take_while(|(rank, _)| (*rank as f64) < count);
-        let best = share.max_by(|(_, a), (_, b)| a.2.total_cmp(&b.2).then(b.1.cmp(&a.1)));
-        best.map(|(_, (_, number, _))| number)
-    }
-
-    pub(crate) fn balance(&self, node: &Node) -> f64 {
-        let nothing =
-            Shape { amounts: super::Amounts::default(), accelerators: 0, milli: 0, models: u64::MAX };
-        let (capacity, used, _) = vectors(node, &nothing);
-        unit::balance(&self.policy, &capacity, &used)
+        let shared = (policy.share < 1.0).then(|| shared(&policy, index, nodes, spared));
+        Course { spared, alarm, shared }
     }
 
     /// The devices of the chosen node.
-    pub(crate) fn devices(&mut self, node: &Node, shape: &Shape, strategy: Strategy) -> Vec<u16> {
+    pub(crate) fn devices(&mut self, node: &Node, asked: &Question) -> Vec<u16> {
+        let shape = &asked.shape;
         if shape.accelerators == 0 {
             return Vec::new();
         }
-        let chosen = match strategy {
-            Strategy::Fgd => self.usuals.score(node, shape).1,
-            Strategy::Spacecloud => self.prospect.score(node, shape).1,
+        let chosen = match asked.strategy {
+            Strategy::Fgd => self.fragment.outlook.score(node, shape).1,
+            Strategy::Spacecloud => self.prospect.outlook.score(node, shape).1,
             _ => None,
         };
-        match (chosen, strategy) {
+        match (chosen, asked.strategy) {
             (Some(device), _) => vec![device],
             (None, Strategy::Spread) => node.emptiest(shape),
             (None, Strategy::Random) => {
@@ -219,15 +229,62 @@ impl Scorer {
     }
 }
 
+/// Why the unit level leaves out a node that has room.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Left {
+    /// This resource's load would be above its threshold.
+    Threshold(&'static str, f64),
+    /// Its balance is below the least one.
+    Balance(f64),
+    /// It would keep so few accelerators that nobody could use them.
+    MinGpu(u16),
+}
+
+/// What the unit level chooses from.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Course {
+    /// The last node that keeps the reserve of accelerators.
+    pub(crate) spared: Option<u32>,
+    /// The reserve cannot be kept.
+    pub(crate) alarm: bool,
+    /// The share of the nodes with the best balance, best first; none when all take part.
+    pub(crate) shared: Option<Vec<u32>>,
+}
+
+impl Course {
+    fn best(&self, index: &Index) -> Option<u32> {
+        let Some(shared) = &self.shared else { return index.best(self.spared).map(|(node, _)| node) };
+        let scored = shared.iter().filter_map(|node| Some((index.score(*node)?, *node)));
+        scored.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1))).map(|(_, node)| node)
+    }
+}
+
+/// The share of the fitting nodes that have the best balance.
+fn shared(policy: &UnitPolicy, index: &Index, nodes: &[Node], spared: Option<u32>) -> Vec<u32> {
+    let mut fitting: Vec<(f64, u32)> = (0_u32..)
+        .zip(nodes)
+        .filter(|(number, _)| Some(*number) != spared && index.score(*number).is_some())
+        .map(|(number, node)| (balance(policy, node), number))
+        .collect();
+    fitting.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let count = (fitting.len() as f64 * policy.share).ceil();
+    let share = fitting.into_iter().enumerate().take_while(|(rank, _)| (*rank as f64) < count);
+    share.map(|(_, (_, number))| number).collect()
+}
+
+fn balance(policy: &UnitPolicy, node: &Node) -> f64 {
+    let (capacity, used, _) = vectors(node, &Shape::NOTHING);
+    unit::balance(policy, &capacity, &used)
+}
+
 enum Keepers {
     None,
     One(u32),
     Several,
 }
 
-/// Who would still have `most` free accelerators if the request went elsewhere, when it is one node only and the
-/// request would take that from it.
-fn sole_keeper(nodes: &[Node], shape: &Shape, most: u16) -> Keepers {
+/// Who has `most` free accelerators; one node only counts when the request would take them from it.
+fn keepers(nodes: &[Node], shape: &Shape, most: u16) -> Keepers {
     let mut keepers = (0_u32..).zip(nodes).filter(|(_, node)| !node.closed && node.whole >= most);
     match (keepers.next(), keepers.next()) {
         (None, _) => Keepers::None,

@@ -11,6 +11,10 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    /// Asks for nothing, and so fits everywhere.
+    pub(crate) const NOTHING: Self =
+        Self { amounts: Amounts { cpu: 0, memory: 0, disk: 0 }, accelerators: 0, milli: 0, models: u64::MAX };
+
     pub(crate) fn accelerator_milli(&self) -> u64 {
         u64::from(self.accelerators) * u64::from(self.milli)
     }

@@ -54,6 +54,10 @@ impl fmt::Display for Strategy {
     }
 }
 
+/// A policy of the unit level that a pool has been told; 0 is the pool's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct PolicyNumber(pub(crate) u16);
+
 /// A name that no strategy has.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("there is no strategy {0:?}; there are spread, binpack, tiling, multilevel, random, fgd, spacecloud")]

@@ -1,10 +1,9 @@
-use super::explain::Refusal;
 use super::index::{Indexes, Log};
 use super::node::Node;
 use super::resources::{AcceleratorState, Amounts, NodeSpec, PoolError, Request, WHOLE};
-use super::scorer::Scorer;
+use super::scorer::{Question, Scorer};
 use super::shape::Shape;
-use super::strategy::Strategy;
+use super::strategy::PolicyNumber;
 use super::unit::{PolicyError, UnitPolicy};
 use std::collections::BTreeMap;
 
@@ -48,11 +47,11 @@ pub struct Totals {
 pub struct Pool {
     pub(crate) nodes: Vec<Node>,
     names: BTreeMap<String, usize>,
-    models: Vec<String>,
+    pub(crate) models: Vec<String>,
     held: BTreeMap<u64, Held>,
     next_ticket: u64,
-    log: Log,
-    indexes: Indexes<(Strategy, u16, Shape)>,
+    pub(crate) log: Log,
+    pub(crate) indexes: Indexes<Question>,
     pub(crate) scorer: Scorer,
     allocated: u64,
 }
@@ -173,15 +172,17 @@ impl Pool {
         }
     }
 
-    /// The policy of the unit level for all requests that bring none of their own.
+    /// A policy of the unit level, to be named with the requests that it is for. The number 0, the default, is the
+    /// policy of [`UnitPolicy::default`].
     ///
     /// # Errors
-    /// What [`UnitPolicy::check`] refuses.
-    pub fn set_policy(&mut self, policy: UnitPolicy) -> Result<(), PolicyError> {
+    /// What [`UnitPolicy::check`] refuses, or that there are too many different ones.
+    pub fn policy(&mut self, policy: UnitPolicy) -> Result<PolicyNumber, PolicyError> {
         policy.check()?;
-        self.scorer.set_policy(policy);
-        self.indexes.clear();
-        Ok(())
+        self.scorer.policy_number(policy).ok_or_else(|| PolicyError {
+            key: "policy".to_owned(),
+            reason: "a pool remembers at most 65,536 different policies".to_owned(),
+        })
     }
 
     /// Tells the strategies that weigh usual tasks which ones to expect, instead of learning it from what arrives.
@@ -194,26 +195,16 @@ impl Pool {
         Ok(())
     }
 
-    /// Decides, takes what the request asks for, and says where.
-    ///
-    /// # Errors
-    /// [`Refusal`] when no node fits, or the request cannot be meant.
-    pub fn place(&mut self, request: &Request, strategy: Strategy) -> Result<Placement, Refusal> {
-        let shape = self.shape(request)?;
-        self.scorer.observe(shape, strategy, self.models.len());
-        let choice =
-            self.choose(&shape, strategy).ok_or_else(|| Refusal::nothing_fits(&self.nodes, &shape))?;
-        let (number, alarm) = choice;
-        let node = self.nodes.get_mut(number as usize).ok_or(Refusal::Empty)?;
-        let devices = self.scorer.devices(node, &shape, strategy);
-        node.take(&shape, &devices);
-        self.scorer.placed(number, strategy);
+    /// Takes what was decided.
+    pub(crate) fn hold(&mut self, node: u32, shape: Shape, devices: Vec<u16>) -> Ticket {
+        if let Some(state) = self.nodes.get_mut(node as usize) {
+            state.take(&shape, &devices);
+        }
         self.allocated += shape.accelerator_milli();
-        self.touch(number as usize);
+        self.touch(node as usize);
         self.next_ticket += 1;
-        let ticket = Ticket(self.next_ticket);
-        self.held.insert(ticket.0, Held { node: number, shape, devices: devices.clone() });
-        Ok(Placement { ticket, node: number as usize, accelerators: devices, alarm })
+        self.held.insert(self.next_ticket, Held { node, shape, devices });
+        Ticket(self.next_ticket)
     }
 
     /// Gives back all that an instance holds.
@@ -230,22 +221,14 @@ impl Pool {
         Ok(())
     }
 
-    fn touch(&mut self, number: usize) {
+    pub(crate) fn touch(&mut self, number: usize) {
         let step = self.log.push(u32::try_from(number).unwrap_or(u32::MAX), self.nodes.len());
         if let Some(node) = self.nodes.get_mut(number) {
             node.changed = step;
         }
     }
 
-    /// Numbers only grow, so an index of nodes never needs more than 32 bits.
-    fn choose(&mut self, shape: &Shape, strategy: Strategy) -> Option<(u32, bool)> {
-        let Self { nodes, log, indexes, scorer, .. } = self;
-        let index = indexes.get((strategy, 0, *shape), nodes.len());
-        index.refresh(nodes, log, scorer.epoch(strategy), |node| scorer.score(node, shape, strategy));
-        scorer.choose(index, nodes, shape, strategy)
-    }
-
-    fn shape(&self, request: &Request) -> Result<Shape, PoolError> {
+    pub(crate) fn shape(&self, request: &Request) -> Result<Shape, PoolError> {
         if request.accelerators > 0 && !(1..=WHOLE).contains(&request.milli) {
             return Err(PoolError::Share(request.milli));
         }
