@@ -19,6 +19,7 @@ mod core;
 mod lease;
 mod link;
 mod place;
+pub mod pool;
 mod preempt;
 mod prefetch;
 mod reconcile;
