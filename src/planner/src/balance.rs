@@ -78,10 +78,7 @@ impl Core {
     /// Whether `to` would be chosen were it the only other module.
     fn takes(&self, to: &Module, instance: &Instance) -> bool {
         let decision = self.decide(&instance.spec, instance.module.as_ref(), "rebalance");
-        decision
-            .candidates
-            .iter()
-            .any(|c| c.module == to.name && matches!(c.verdict, model::Verdict::Score(_)))
+        decision.fits(&to.name)
     }
 
     /// It is stopping, or its successor is on the way: its weight no longer counts.

@@ -3,7 +3,7 @@
 use crate::{Refusal, link::Link, service::Drain};
 use model::{
     App, AppSpec, Desired, Event as EventRecord, ImageRef, Instance, InstanceId, Liveness, Module, Name, Now,
-    Observed, Record, RecordKind, ServiceTable, Severity, Timing,
+    Observed, Record, RecordKind, ReplicaId, ServiceTable, Severity, Timing,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -108,6 +108,8 @@ pub struct Core {
     pub(crate) stopped_by: BTreeMap<InstanceId, u64>,
     /// When each move under way began.
     pub(crate) moves: BTreeMap<InstanceId, u64>,
+    /// Where a replica that has stopped for a rebalance is to start again.
+    pub(crate) intended: BTreeMap<ReplicaId, Name>,
     /// What leaves its service.
     pub(crate) drains: BTreeMap<InstanceId, Drain>,
     /// Since when each instance that was never ready has been there.
@@ -136,6 +138,7 @@ impl Core {
             links: BTreeMap::new(),
             stopped_by: BTreeMap::new(),
             moves: BTreeMap::new(),
+            intended: BTreeMap::new(),
             drains: BTreeMap::new(),
             unproven: BTreeMap::new(),
             table: ServiceTable::default(),

@@ -90,6 +90,10 @@ impl Core {
                     self.settle_in(new);
                     self.retire(&old.id);
                 }
+                // The app has been changed once more: this successor is of no use.
+                Some(_) if self.apps.get(&new.spec.name).is_some_and(|app| app.revision != new.revision) => {
+                    self.stop(&new.id);
+                }
                 // An update has a limit of its own.
                 Some(old) if old.revision != new.revision && self.rolls_back(&new) => {}
                 Some(_) if self.now.mono.saturating_sub(began) > self.timing.move_limit.0 => {
@@ -176,8 +180,9 @@ impl Core {
             (old.revision == instance.revision).then(|| old.module.clone()).flatten()
         });
         let mut decision = self.decide(&instance.spec, from.as_ref(), &instance.decision.cause);
-        if let Some(only) = only {
-            decision.chosen = Some(only.clone());
+        let intended = self.intended.remove(instance.id.replica()).filter(|to| decision.fits(to));
+        if let Some(only) = only.cloned().or(intended) {
+            decision.chosen = Some(only);
         }
         let mut message = decision.refusal();
         if decision.chosen.is_none()
@@ -252,6 +257,9 @@ impl Core {
             let Some(plan) = self.plan_rebalance() else { return };
             let Some(old) = self.instances.get(&plan.instance).cloned() else { return };
             if old.spec.migration.planned == PlannedMove::StopFirst {
+                let text = format!("rebalance to {}: stop first", plan.to);
+                self.event(Severity::Normal, old.id.replica(), "Stopping", text);
+                self.intended.insert(old.id.replica().clone(), plan.to);
                 self.retire(&old.id);
             } else if let Some(new) = self.create(old.id.replica(), Some(old.id.clone()), "rebalance") {
                 self.place(&new, Some(&plan.to));
