@@ -6,6 +6,7 @@
 
 mod changes;
 mod rebuild;
+mod shares;
 
 pub(crate) use changes::{Change, Feed};
 pub(super) use rebuild::Snapshot;
