@@ -114,6 +114,8 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         verb: crate::image::ImageVerb,
     },
+    /// Write a module's disk image to a disk, a file or a network block device
+    Flash(crate::flash::Flash),
     /// Print a completion script: spacectl completions bash > /etc/bash_completion.d/spacectl
     Completions {
         /// For which shell

@@ -41,6 +41,9 @@ pub enum Failure {
     /// What an image verb could not do.
     #[error(transparent)]
     Image(#[from] crate::image::ImageError),
+    /// A device that was not flashed.
+    #[error(transparent)]
+    Flash(#[from] crate::flash::FlashError),
     /// Standard output is gone or full.
     #[error("cannot write the output: {0}")]
     Output(io::Error),
@@ -57,6 +60,7 @@ impl Failure {
             Self::AppFile { .. } | Self::Spec(_) | Self::Refused(_) | Self::Output(_) | Self::Runtime(_) => 1,
             Self::Unreachable { .. } => 2,
             Self::Image(error) => error.exit_code(),
+            Self::Flash(error) => error.exit_code(),
             Self::Usage(_) => 64,
             Self::Config { .. } => 78,
         }

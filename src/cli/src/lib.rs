@@ -15,6 +15,7 @@ mod drain;
 mod explain;
 mod failure;
 mod find;
+mod flash;
 mod get;
 mod image;
 mod logs;
@@ -26,6 +27,7 @@ mod table;
 mod testing;
 
 pub use failure::Failure;
+pub use flash::FlashError;
 pub use image::ImageError;
 
 use api::v1::{CordonRequest, ScaleRequest};
@@ -85,6 +87,7 @@ async fn perform(args: Args) -> Result<(), Failure> {
         }
         Verb::Replay(asked) => replay::replay(&asked),
         Verb::Image { access, verb } => image::image(access, verb, server.as_deref(), config, timeout).await,
+        Verb::Flash(args) => flash::flash(&args),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "spacectl", &mut script);

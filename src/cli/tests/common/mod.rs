@@ -1,4 +1,7 @@
 //! The real program, in a home of its own.
+// Each test program is compiled by itself and uses a part of this.
+#![allow(dead_code)]
+
 use identity::{Authority, Role};
 use std::{
     fs,
