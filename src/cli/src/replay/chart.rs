@@ -11,6 +11,7 @@ const BOTTOM: f64 = 55.0;
 const COLOURS: [&str; 7] = ["#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#9c755f", "#e15759", "#17202a"];
 
 /// How an axis is divided.
+#[allow(dead_code, reason = "no program draws with both")]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Scale {
     /// From 0 in equal steps.
@@ -21,7 +22,6 @@ pub(crate) enum Scale {
         step: f64,
     },
     /// From one power of ten to another.
-    #[allow(dead_code, reason = "the planner's example draws with it, spacectl does not")]
     Powers {
         /// The first exponent.
         from: i32,
