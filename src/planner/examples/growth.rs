@@ -88,7 +88,10 @@ fn request(seed: &mut Seed) -> Request {
     let plain = Request::plain(size * 1000, size * 4096);
     let mut request = match seed.below(12) {
         0..4 => plain,
-        kind @ 4..8 => plain.with_share([230, 320, 470, 650][kind - 4]),
+        4 => plain.with_share(230),
+        5 => plain.with_share(320),
+        6 => plain.with_share(470),
+        7 => plain.with_share(650),
         8 => plain.with_whole(2),
         _ => plain.with_whole(1),
     };
