@@ -48,7 +48,8 @@ impl Core {
         let unwanted: Vec<InstanceId> = self
             .instances
             .values()
-            .filter(|i| !(i.is_stopping() || i.draining && self.apps.contains_key(&i.spec.name)))
+            .filter(|i| !i.is_stopping())
+            .filter(|i| !i.draining || !self.apps.contains_key(&i.spec.name))
             .filter(|i| {
                 self.apps.get(&i.spec.name).is_none_or(|app| i.id.replica().number > app.spec.replicas)
             })

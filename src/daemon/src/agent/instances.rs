@@ -189,7 +189,7 @@ impl Instances {
         let all = self.clone();
         tokio::spawn(async move {
             let id = desired.id.clone();
-            Life { all: all.clone(), desired, stopped, restarts: 0 }.run(found).await;
+            Life { all: all.clone(), desired, stopped, restarts: 0, last: String::new() }.run(found).await;
             let mut state = lock(&all.state);
             state.handles.remove(&id);
             all.reconcile(&mut state);
@@ -206,6 +206,8 @@ struct Life {
     desired: Desired,
     stopped: watch::Receiver<bool>,
     restarts: u32,
+    /// Why the last run ended, or could not begin: told until the next one is under way.
+    last: String,
 }
 
 impl Life {
@@ -234,6 +236,7 @@ impl Life {
             tracing::warn!(instance = %self.desired.id, %message, "not running");
             self.restarts += 1;
             self.see(Phase::BackOff, "", &message, 0);
+            self.last = message;
             tokio::select! {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
                 _ = self.stopped.wait_for(|stop| *stop) => {}
@@ -243,7 +246,7 @@ impl Life {
     }
 
     async fn start(&self) -> Result<(String, u64), RuntimeError> {
-        self.see(Phase::Starting, "", "", 0);
+        self.see(Phase::Starting, "", &self.last, 0);
         let _turn = self.all.gate.enter(self.desired.spec.priority).await;
         // What a crash left of an earlier try would be in the way.
         self.all.runtime.stop(&self.desired.id, Duration::ZERO).await?;
