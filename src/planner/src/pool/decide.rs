@@ -4,6 +4,7 @@ use super::classic;
 use super::explain::{Explanation, Refusal, Row, Verdict, left_out, rule};
 use super::index::{Index, UNFIT};
 use super::node::Node;
+use super::pending::change;
 use super::resources::Request;
 use super::scorer::{Question, Scorer};
 use super::strategy::{PolicyNumber, Strategy};
@@ -103,6 +104,7 @@ impl Pool {
             rows: rows.collect(),
             chosen: chosen.and_then(|(node, _)| self.name(node as usize)).map(str::to_owned),
             rule: rule(strategy).to_owned(),
+            change: chosen.is_none().then(|| change(&self.nodes, &asked.shape)).flatten(),
             alarm,
         })
     }

@@ -56,6 +56,9 @@ pub struct Explanation {
     pub chosen: Option<String>,
     /// One sentence on how the choice was made among what was left.
     pub rule: String,
+    /// For a request that has to wait: what would have to change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<String>,
     /// What the operator should be alarmed about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alarm: Option<String>,

@@ -15,6 +15,11 @@ impl Device {
         if self.maintenance { 0 } else { self.free }
     }
 
+    /// Thousandths that nobody holds, in maintenance or not.
+    pub(crate) fn free(&self) -> u16 {
+        self.free
+    }
+
     pub(crate) fn state(&self) -> AcceleratorState {
         match (self.maintenance, self.free) {
             (true, _) => AcceleratorState::Maintenance,
@@ -128,7 +133,7 @@ impl Node {
         })
     }
 
-    fn has_model(&self, shape: &Shape) -> bool {
+    pub(crate) fn has_model(&self, shape: &Shape) -> bool {
         shape.accelerators == 0 || shape.models == u64::MAX || self.model & shape.models != 0
     }
 

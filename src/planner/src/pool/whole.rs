@@ -195,6 +195,50 @@ impl Pool {
         Ok(())
     }
 
+    /// Notes a request among those that usually come, without placing it.
+    ///
+    /// # Errors
+    /// [`PoolError::Share`].
+    pub fn learn(&mut self, request: &Request) -> Result<(), PoolError> {
+        let shape = self.shape(request)?;
+        self.scorer.observe(shape);
+        Ok(())
+    }
+
+    /// Takes over an instance that runs already, on the accelerators that it holds.
+    ///
+    /// # Errors
+    /// [`PoolError::NoNode`], [`PoolError::NoAccelerator`], and [`PoolError::Taken`] when not all of it is free:
+    /// nothing is taken then.
+    pub fn adopt(
+        &mut self,
+        name: &str,
+        request: &Request,
+        accelerators: &[u16],
+    ) -> Result<Ticket, PoolError> {
+        let (shape, at) = (self.shape(request)?, self.number(name)?);
+        let taken = || PoolError::Taken(name.to_owned());
+        let node = self.nodes.get(at).ok_or_else(taken)?;
+        let mut unique = accelerators.to_vec();
+        unique.sort_unstable();
+        unique.dedup();
+        if unique.len() != usize::from(request.accelerators) || unique.len() != accelerators.len() {
+            return Err(taken());
+        }
+        for number in accelerators {
+            let device = node.devices.get(usize::from(*number));
+            let missing = || PoolError::NoAccelerator { node: name.to_owned(), number: *number };
+            // One that is in maintenance may still be held by what ran there before.
+            if device.ok_or_else(missing)?.free() < shape.milli {
+                return Err(taken());
+            }
+        }
+        if !node.free.holds(&shape.amounts) {
+            return Err(taken());
+        }
+        Ok(self.hold(u32::try_from(at).unwrap_or(u32::MAX), shape, accelerators.to_vec()))
+    }
+
     /// Takes what was decided.
     pub(crate) fn hold(&mut self, node: u32, shape: Shape, devices: Vec<u16>) -> Ticket {
         if let Some(state) = self.nodes.get_mut(node as usize) {
