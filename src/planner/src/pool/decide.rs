@@ -93,7 +93,7 @@ impl Pool {
                 _ => verdict,
             }
         };
-        let rows = (0_u32..).zip(&self.nodes);
+        let rows = (0_u32..).zip(&self.nodes).filter(|(_, node)| !node.is_vacant());
         let rows = rows.map(|(number, node)| Row { node: node.name.clone(), verdict: verdict(number, node) });
         let alarm = chosen.is_some_and(|(_, alarm)| alarm).then(|| {
             let most = self.scorer.policy(policy).max_gpu.unwrap_or_default();

@@ -101,6 +101,18 @@ impl Node {
         node
     }
 
+    /// Stands where a node was until the next one joins: it holds nothing and takes nothing.
+    pub(crate) fn vacant() -> Self {
+        let mut node = Self::new(&NodeSpec::default(), 0);
+        node.closed = true;
+        node
+    }
+
+    /// Nodes have names.
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.name.is_empty()
+    }
+
     /// Thousandths of accelerators, in maintenance or not.
     pub(crate) fn accelerator_capacity(&self) -> u64 {
         self.devices.len() as u64 * u64::from(WHOLE)

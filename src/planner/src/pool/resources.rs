@@ -107,6 +107,9 @@ pub enum PoolError {
     /// Two nodes of one name.
     #[error("node {0} is registered twice")]
     Duplicate(String),
+    /// A node without a name.
+    #[error("a node needs a name")]
+    Nameless,
     /// No such node.
     #[error("there is no node {0}")]
     NoNode(String),
