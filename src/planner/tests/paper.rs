@@ -126,3 +126,42 @@ fn a_callers_filter_is_obeyed_and_named() {
     assert_eq!(told.chosen.as_deref(), Some("module-2"));
     assert_eq!(pool.place_where(&task((1, 1)), Strategy::Spacecloud, none, &port).unwrap().node, 1);
 }
+
+#[test]
+fn a_request_that_waits_is_told_what_would_have_to_change() {
+    let mut pool = modules(2);
+    pool.place(&task((3, 60)), Strategy::Multilevel).unwrap();
+    pool.place(&task((8, 10)), Strategy::Multilevel).unwrap();
+    let told = pool.explain(&task((6, 2)), Strategy::Multilevel, PolicyNumber::default(), &|_| None).unwrap();
+    assert_eq!(told.chosen, None);
+    assert_eq!(
+        told.change.as_deref(),
+        Some("module-1 is the nearest: it is short of free accelerators by 1")
+    );
+}
+
+#[test]
+fn what_runs_already_is_adopted_where_it_runs_or_not_at_all() {
+    let mut pool = modules(1);
+    let ticket = pool.adopt("module-1", &task((2, 4)), &[1, 3]).unwrap();
+    assert!(pool.adopt("module-1", &task((1, 4)), &[3]).is_err(), "taken");
+    assert!(pool.adopt("module-1", &task((2, 4)), &[4, 4]).is_err(), "one accelerator twice");
+    assert!(pool.adopt("module-1", &task((1, 4)), &[8]).is_err(), "there is no such number");
+    assert!(pool.adopt("module-1", &task((1, 61)), &[0]).is_err(), "too many cores");
+    let next = pool.place(&task((2, 4)), Strategy::Tiling).unwrap();
+    assert_eq!(next.accelerators, [0, 2]);
+    pool.release(ticket).unwrap();
+    pool.release(next.ticket).unwrap();
+    assert_eq!(pool.totals().accelerator_allocated, 0);
+}
+
+#[test]
+fn a_policy_is_read_from_toml_and_unknown_keys_are_refused() {
+    let text = "share = 0.5\nmax_gpu = 8\n[threshold]\ngpu = 0.9\n[score]\nmatch = 2.0\n";
+    let policy: UnitPolicy = toml::from_str(text).unwrap();
+    assert_eq!((policy.share, policy.max_gpu, policy.min_gpu), (0.5, Some(8), None));
+    assert_eq!((policy.threshold.gpu, policy.threshold.cpu, policy.score.matching), (Some(0.9), None, 2.0));
+    assert_eq!(policy.score.gpu, 4.0, "what is not said stays as it is");
+    assert_eq!(policy.check(), Ok(()));
+    assert!(toml::from_str::<UnitPolicy>("sharing = 0.5").is_err());
+}

@@ -16,6 +16,7 @@ enum Step {
     Maintain(usize, u16, bool),
     Close(usize, bool),
     Join(NodeSpec),
+    Leave(usize),
 }
 
 fn amounts(cpu: u64) -> impl Generator<Value = Amounts> {
@@ -61,6 +62,7 @@ fn step() -> impl Generator<Value = Step> {
         2 => (any::<usize>(), 0..9_u16, any::<bool>()).prop_map(|(node, n, on)| Step::Maintain(node, n, on)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(node, closed)| Step::Close(node, closed)),
         1 => node().prop_map(Step::Join),
+        1 => any::<usize>().prop_map(Step::Leave),
     ]
 }
 
@@ -76,6 +78,7 @@ struct Page {
     devices: Vec<u16>,
     maintenance: Vec<bool>,
     closed: bool,
+    left: bool,
 }
 
 impl Page {
@@ -97,8 +100,9 @@ struct Book {
 
 impl Book {
     fn join(&mut self, pool: &mut Pool, spec: &NodeSpec) {
-        let spec = NodeSpec { name: format!("n-{}", self.pages.len()), ..spec.clone() };
-        assert_eq!(pool.add(&spec).unwrap(), self.pages.len());
+        let number = self.pages.iter().position(|page| page.left).unwrap_or(self.pages.len());
+        let spec = NodeSpec { name: format!("n-{number}"), ..spec.clone() };
+        assert_eq!(pool.add(&spec).unwrap(), number);
         assert!(pool.add(&spec).is_err(), "a duplicate is refused");
         let count = usize::from(spec.accelerators);
         let page = Page {
@@ -106,9 +110,31 @@ impl Book {
             devices: vec![WHOLE; count],
             maintenance: vec![false; count],
             closed: false,
+            left: false,
             spec,
         };
-        self.pages.push(page);
+        if number < self.pages.len() {
+            self.pages[number] = page;
+        } else {
+            self.pages.push(page);
+        }
+    }
+
+    fn leave(&mut self, pool: &mut Pool, which: usize) {
+        let number = which % self.pages.len();
+        let lost = pool.remove(&format!("n-{number}"));
+        if self.pages[number].left {
+            assert!(lost.is_err(), "it left before");
+            return;
+        }
+        let here: Vec<Ticket> =
+            self.held.iter().filter(|(_, (node, ..))| *node == number).map(|(ticket, _)| *ticket).collect();
+        assert_eq!(lost.unwrap(), here);
+        here.into_iter().for_each(|ticket| self.release(ticket));
+        let page = &mut self.pages[number];
+        (page.spec.capacity, page.free) = Default::default();
+        (page.devices, page.maintenance) = Default::default();
+        (page.closed, page.left) = (true, true);
     }
 
     fn place(&mut self, request: &Request, placed: &Placement) {
@@ -193,10 +219,12 @@ fn play(nodes: &[NodeSpec], steps: &[Step]) -> Vec<Result<Placement, Refusal>> {
             Step::Maintain(node, number, on) => maintain(&mut pool, &mut book, *node, *number, *on),
             Step::Close(node, closed) => {
                 let node = node % book.pages.len();
-                pool.close(&format!("n-{node}"), *closed).unwrap();
-                book.pages[node].closed = *closed;
+                let told = pool.close(&format!("n-{node}"), *closed);
+                assert_eq!(told.is_err(), book.pages[node].left);
+                book.pages[node].closed = *closed || book.pages[node].left;
             }
             Step::Join(spec) => book.join(&mut pool, spec),
+            Step::Leave(which) => book.leave(&mut pool, *which),
         }
         book.check(&pool);
     }
@@ -225,7 +253,7 @@ fn agree(
 ) {
     let chosen = decision.as_ref().ok().map(|placed| format!("n-{}", placed.node));
     assert_eq!(told.chosen, chosen);
-    assert_eq!(told.rows.len(), book.pages.len());
+    assert_eq!(told.rows.len(), book.pages.iter().filter(|page| !page.left).count());
     let score = |verdict: &Verdict| match verdict {
         Verdict::Scored { score, .. } => Some(*score),
         Verdict::Filtered { .. } => None,
