@@ -99,6 +99,25 @@ fn a_file_gets_the_whole_image_sparsely() {
 }
 
 #[test]
+fn in_a_terminal_there_is_a_bar() {
+    let (desk, image) = desk();
+    // script(1) gives the program a terminal, and passes on how it ended.
+    let flash = format!("{} flash a.wic disk", env!("CARGO_BIN_EXE_spacectl"));
+    let output = std::process::Command::new("script")
+        .args(["-qec", &flash, "/dev/null"])
+        .current_dir(desk.path())
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .output()
+        .expect("script (Debian's bsdutils) must be installed to test the bar");
+    let seen = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{seen}");
+    assert!(seen.contains("=> ") && seen.contains("/s") && seen.contains(" left"), "{seen}");
+    assert!(seen.contains("verifying") && seen.contains("read back and right"), "{seen}");
+    assert!(fs::read(desk.path().join("disk")).unwrap() == image);
+}
+
+#[test]
 fn the_slot_is_in_the_system_partition_and_can_be_set_anew() {
     let (desk, image) = desk();
     let target = desk.path().join("disk");

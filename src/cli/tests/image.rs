@@ -167,6 +167,29 @@ fn archives_are_pushed_as_they_are_and_read_by_others() {
         (&"docker/app:7".into(), &2.into(), &1.into())
     );
 
+    // A layer that nobody packed goes packed, and the same way the next time.
+    let text = b"a module that unpacks is worth a link that need not carry\n".repeat(20_000);
+    fs::write(saved.join("one/layer.tar"), &text).unwrap();
+    let config =
+        fs::read_to_string(saved.join("config.json")).unwrap().replace(&sha256(&layer), &sha256(&text));
+    fs::write(saved.join("config.json"), config).unwrap();
+    let mut builder = tar::Builder::new(fs::File::create(ground.path("text.tar")).unwrap());
+    builder.follow_symlinks(false);
+    builder.append_dir_all(".", &saved).unwrap();
+    builder.finish().unwrap();
+    let pushed = ground.json(&["image", "push", "text.tar", "docker/text:1", "-o", "json"]);
+    assert!(pushed["bytes_sent"].as_u64().unwrap() < 20_000, "{pushed}");
+    let pushed = ground.json(&["image", "push", "text.tar", "docker/text:2", "-o", "json"]);
+    assert_eq!(pushed["bytes_sent"], 0, "{pushed}");
+    let plain = ground.json(&["image", "push", "text.tar", "docker/plain:1", "--no-compress", "-o", "json"]);
+    assert!(plain["bytes_sent"].as_u64().unwrap() > 1_000_000, "{plain}");
+    let from = format!("docker://{}/docker/text:2", ground.registry.address());
+    skopeo(&ground, &["copy", "--src-tls-verify=false", &from, "dir:back"]);
+    let layers =
+        fs::read_dir(ground.path("back")).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap());
+    let back = layers.into_iter().find_map(|layer| zstd::decode_all(&layer[..]).ok());
+    assert!(back.unwrap() == text, "the layer did not come back as it was");
+
     // Skopeo takes both back.
     for name in ["demo/oci:1", "docker/app:7"] {
         let (from, to) =

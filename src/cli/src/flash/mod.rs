@@ -75,6 +75,7 @@ fn perform(args: &Flash) -> error::Result<Outcome> {
     if let Some(slot) = args.slot {
         slot::set(&mut target, slot)?;
     }
+    target.announce();
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
     Ok(Outcome {
         image: source.image.display().to_string(),

@@ -22,6 +22,13 @@ nix::ioctl_none!(
     97
 );
 
+nix::ioctl_none!(
+    /// Reads a disk's partition table again.
+    read_partitions,
+    0x12,
+    95
+);
+
 /// Something that can be written at any byte.
 pub(super) struct Target {
     name: String,
@@ -187,6 +194,14 @@ impl Target {
         match &mut self.medium {
             Medium::Fresh(file) | Medium::File(file) | Medium::Disk(file) => file.sync_data(),
             Medium::Nbd(export) => export.flush(),
+        }
+    }
+
+    /// Lets the system see what is on a disk now.
+    pub(super) fn announce(&self) {
+        if let Medium::Disk(file) = &self.medium {
+            // SAFETY: BLKRRPART takes no argument, and the descriptor is open as long as `file` is.
+            let _ = unsafe { read_partitions(file.as_raw_fd()) };
         }
     }
 

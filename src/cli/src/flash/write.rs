@@ -78,6 +78,14 @@ impl Pen<'_> {
 }
 
 fn vanished(target: &str, doing: &'static str, done: u64, total: u64, source: io::Error) -> FlashError {
+    // What a socket with a time limit says is no help to a person.
+    let source = match source.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "it does not answer any more"),
+        io::ErrorKind::UnexpectedEof => {
+            io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed")
+        }
+        _ => source,
+    };
     FlashError::Vanished { target: target.into(), doing, done, total, source }
 }
 

@@ -80,6 +80,9 @@ pub(crate) struct Push {
     /// Of an image for several platforms only this one, as linux/arm64
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<String>,
+    /// Send the layers of a docker archive as they are, not packed
+    #[arg(long)]
+    pub(crate) no_compress: bool,
     /// How much to send in one request
     #[arg(long, value_name = "SIZE", default_value = "4MiB")]
     pub(crate) chunk: model::Bytes,

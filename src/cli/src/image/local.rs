@@ -1,19 +1,15 @@
-//! Images in files: OCI layouts, and archives as `docker save` writes them.
+//! Images in files: OCI layouts here, and archives as `docker save` writes them in `docker`.
 use super::{
+    docker,
     error::{ImageError, Result},
     files::{Extent, Files},
-    graph::{Blob, Image, Manifest, OCI_MANIFEST, Place, Walk, describe, is_manifest},
+    graph::{Blob, Image, Place, Walk, is_manifest},
     hash::{self, Hasher},
     name::{Name, parse_digest},
 };
-use oci_spec::image::{Descriptor, ImageIndex, ImageManifestBuilder, MediaType};
-use serde::Deserialize;
-use std::io::Read;
+use oci_spec::image::{Descriptor, ImageIndex};
+use tempfile::TempPath;
 
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-/// What a layer's first bytes say about it.
-const LAYERS: [(&[u8], &str); 2] = [(&[0x1f, 0x8b], "+gzip"), (&[0x28, 0xb5, 0x2f, 0xfd], "+zstd")];
 /// Where names are: the OCI's own, and containerd's, which is a full one.
 const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
@@ -22,15 +18,22 @@ const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.
 pub(super) struct Found {
     pub(super) image: Image,
     pub(super) names: Vec<String>,
+    /// Layers that were packed for the way; gone when this is.
+    pub(super) packed: Vec<TempPath>,
 }
 
 /// Finds the one image, or the one that is called `select`.
-pub(super) fn find(files: &Files, select: Option<&str>, platform: Option<&str>) -> Result<Found> {
+pub(super) fn find(
+    files: &Files,
+    select: Option<&str>,
+    platform: Option<&str>,
+    compress: bool,
+) -> Result<Found> {
     if let Some(index) = files.read("index.json")? {
         return from_layout(files, &index, select, platform);
     }
     if let Some(list) = files.read("manifest.json")? {
-        return from_docker(files, &list, select);
+        return docker::read(files, &list, select, compress);
     }
     Err(ImageError::source(
         files.origin(),
@@ -39,7 +42,11 @@ pub(super) fn find(files: &Files, select: Option<&str>, platform: Option<&str>) 
 }
 
 /// Chooses the one of several that has this name.
-fn choose<T>(origin: &str, all: Vec<(T, Vec<String>)>, select: Option<&str>) -> Result<(T, Vec<String>)> {
+pub(super) fn choose<T>(
+    origin: &str,
+    all: Vec<(T, Vec<String>)>,
+    select: Option<&str>,
+) -> Result<(T, Vec<String>)> {
     let names: Vec<String> = all.iter().flat_map(|(_, names)| names.clone()).collect();
     let mut fitting: Vec<_> = match select {
         Some(wanted) => all.into_iter().filter(|(_, names)| names.iter().any(|n| n == wanted)).collect(),
@@ -94,83 +101,12 @@ fn from_layout(files: &Files, index: &[u8], select: Option<&str>, platform: Opti
         }
         blob.place = Place::File { path: extent.path, offset: extent.offset };
     }
-    Ok(Found { image, names })
+    Ok(Found { image, names, packed: Vec::new() })
 }
 
 fn blob_name(descriptor: &Descriptor) -> String {
     let digest = descriptor.digest();
     format!("blobs/{}/{}", digest.algorithm(), digest.digest())
-}
-
-/// An entry of `manifest.json`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct DockerImage {
-    config: String,
-    repo_tags: Option<Vec<String>>,
-    layers: Vec<String>,
-}
-
-fn from_docker(files: &Files, list: &[u8], select: Option<&str>) -> Result<Found> {
-    let origin = files.origin();
-    let wrong = |reason: String| ImageError::source(origin.as_str(), reason);
-    let list: Vec<DockerImage> = serde_json::from_slice(list)
-        .map_err(|e| wrong(format!("manifest.json is none of a docker archive: {e}")))?;
-    let all = list.into_iter().map(|mut image| {
-        let names = image.repo_tags.take().unwrap_or_default();
-        (image, names)
-    });
-    let (entry, names) = choose(&origin, all.collect(), select)?;
-    let lacks = |name: &str| wrong(format!("lacks {name}, which manifest.json names"));
-    let config = files.read(&entry.config)?.ok_or_else(|| lacks(&entry.config))?;
-    let described = describe(CONFIG, &config)?;
-    let mut blobs = vec![Blob {
-        digest: described.digest().clone(),
-        size: described.size(),
-        place: Place::Memory(config),
-    }];
-    let mut layers = Vec::new();
-    for name in &entry.layers {
-        let extent = files.find(name).ok_or_else(|| lacks(name))?;
-        let layer = describe_layer(&extent)?;
-        if !blobs.iter().any(|blob| blob.digest == *layer.digest()) {
-            blobs.push(Blob {
-                digest: layer.digest().clone(),
-                size: extent.size,
-                place: Place::File { path: extent.path, offset: extent.offset },
-            });
-        }
-        layers.push(layer);
-    }
-    let manifest = ImageManifestBuilder::default()
-        .schema_version(2u32)
-        .media_type(MediaType::ImageManifest)
-        .config(described)
-        .layers(layers)
-        .build()
-        .and_then(|manifest| manifest.to_string())
-        .map_err(|e| wrong(format!("no manifest can be made of it: {e}")))?;
-    let root = describe(OCI_MANIFEST, manifest.as_bytes())?;
-    let manifests = vec![Manifest {
-        digest: root.digest().clone(),
-        media_type: OCI_MANIFEST.into(),
-        content: manifest.into(),
-    }];
-    Ok(Found { image: Image { origin, manifests, blobs }, names })
-}
-
-/// The archive does not say a layer's digest: reading it does.
-fn describe_layer(extent: &Extent) -> Result<Descriptor> {
-    let mut magic = Vec::new();
-    extent.open(0)?.take(4).read_to_end(&mut magic).map_err(ImageError::file("read", &extent.path))?;
-    let suffix = LAYERS.iter().find(|(begin, _)| magic.starts_with(begin)).map_or("", |(_, suffix)| suffix);
-    let hasher = Hasher::Sha256(sha2::Sha256::default());
-    let digest = hash::of_reader(hasher, extent.open(0)?).map_err(ImageError::file("read", &extent.path))?;
-    Ok(Descriptor::new(
-        MediaType::from(format!("{LAYER}{suffix}").as_str()),
-        extent.size,
-        parse_digest(&digest)?,
-    ))
 }
 
 /// Makes sure that a file's bytes are what their name says: a link to orbit is no place to find out.

@@ -9,6 +9,7 @@
 mod args;
 mod auth;
 mod body;
+mod docker;
 mod error;
 mod files;
 mod graph;

@@ -6,7 +6,8 @@ use super::{
     files::Files,
     graph::{Blob, Image, Manifest},
     ledger::Ledger,
-    list, local,
+    list,
+    local::{self, Found},
     name::{Name, Reference, is_cluster},
     remote::{Remote, accepted},
     tls,
@@ -75,7 +76,8 @@ pub(super) async fn push(wire: &Arc<Wire>, ca: &str, args: &Push, limit: Duratio
     if args.chunk.0 == 0 {
         return Err(ImageError::Usage("--chunk: nothing cannot be sent; write 4MiB".into()));
     }
-    let (image, names, remote) = source(wire, ca, args, limit).await?;
+    let (found, remote) = source(wire, ca, args, limit).await?;
+    let Found { image, names, packed: _packed } = found;
     let name = match given.or_else(|| local::name_of(&names)) {
         Some(name) => name,
         None => {
@@ -90,17 +92,12 @@ pub(super) async fn push(wire: &Arc<Wire>, ca: &str, args: &Push, limit: Duratio
 }
 
 /// Finds the image: a directory or archive if there is one of that name, else another registry's.
-async fn source(
-    wire: &Arc<Wire>,
-    ca: &str,
-    args: &Push,
-    limit: Duration,
-) -> Result<(Image, Vec<String>, Option<Remote>)> {
+async fn source(wire: &Arc<Wire>, ca: &str, args: &Push, limit: Duration) -> Result<(Found, Option<Remote>)> {
     let path = Path::new(&args.source);
     if path.exists() {
         let files = Files::open(path)?;
-        let found = local::find(&files, args.select.as_deref(), args.platform.as_deref())?;
-        return Ok((found.image, found.names, None));
+        let (select, platform) = (args.select.as_deref(), args.platform.as_deref());
+        return Ok((local::find(&files, select, platform, !args.no_compress)?, None));
     }
     let looks_like_path = args.source.starts_with(['/', '.']) || args.source.ends_with(".tar");
     let name = if looks_like_path { None } else { Name::parse(&args.source).ok() };
@@ -121,7 +118,7 @@ async fn source(
     );
     let remote = Remote::new(wire, name);
     let image = remote.image(args.platform.as_deref()).await?;
-    Ok((image, vec![called], Some(remote)))
+    Ok((Found { image, names: vec![called], packed: Vec::new() }, Some(remote)))
 }
 
 fn other(host: &str, ca: &str, args: &Push, limit: Duration) -> Result<Arc<Wire>> {
