@@ -14,6 +14,7 @@
 mod base;
 mod cache;
 pub mod demo;
+pub mod kernel;
 pub mod kernel_config;
 mod programs;
 mod vmlinux;
@@ -108,6 +109,18 @@ pub enum ImageError {
     Program {
         /// Where it was looked for.
         path: PathBuf,
+    },
+    /// A kernel configuration lacks what was asked for, because something that it depends on is off.
+    #[error("the kernel configuration lacks what a fragment asks for: {lacking}")]
+    Options {
+        /// Fragment and option, with what is wrong.
+        lacking: String,
+    },
+    /// A fragment asks for an option that this kernel does not have.
+    #[error("the kernel has no such option: {options}; is it misspelt, or of another version?")]
+    NoSuchOption {
+        /// Fragment and option.
+        options: String,
     },
     /// There is no place for the cache.
     #[error("neither SPACECLOUD_CACHE, XDG_CACHE_HOME nor HOME is set: no place for the image cache")]

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use super::cache::{self, Key};
 use super::{ImageError, Steps, vmlinux};
 
-const SUITE: &str = "trixie";
+pub(super) const SUITE: &str = "trixie";
 
 /// What the hooks read, laid down as `/image` in the root while it is made.
 const SOURCES: [(&str, &str); 10] = [
