@@ -4,6 +4,8 @@ own tests. Not to be flown."
 
 require spacecloud-image.inc
 
+# The laboratory wants what flight must not have.
+# nooelint: oelint.var.badimagefeature.allow-empty-password,oelint.var.badimagefeature.allow-root-login,oelint.var.badimagefeature.empty-root-password,oelint.var.badimagefeature.post-install-logging,oelint.var.badimagefeature.ptest-pkgs,oelint.var.badimagefeature.tools-debug
 IMAGE_FEATURES += "\
     allow-empty-password \
     allow-root-login \

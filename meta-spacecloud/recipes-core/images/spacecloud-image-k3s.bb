@@ -4,13 +4,11 @@ Kubernetes. Images come from the chassis' own registry."
 
 require spacecloud-image.inc
 
-IMAGE_INSTALL = "\
+SPACECLOUD_ROLES = "\
     k3s-agent \
     k3s-server \
-    packagegroup-core-boot \
     packagegroup-spacecloud-docker \
     packagegroup-spacecloud-registry \
     packagegroup-spacecloud-storage \
     spacecloud-k3s-conf \
-    ${CORE_IMAGE_EXTRA_INSTALL} \
 "

@@ -31,13 +31,11 @@ RDEPENDS:${PN} = "\
     ${PN}-storage \
 "
 
-SUMMARY:${PN}-server = "The role that decides"
 RDEPENDS:${PN}-server = "\
     spacecloud-conf \
     spacecloudd \
 "
 
-SUMMARY:${PN}-agent = "The role that runs instances on its module"
 RDEPENDS:${PN}-agent = "\
     cni \
     containerd \
@@ -50,19 +48,16 @@ RDEPENDS:${PN}-agent = "\
     spacecloudd \
 "
 
-SUMMARY:${PN}-registry = "The private image registry"
 RDEPENDS:${PN}-registry = "\
     space-registry \
     spacecloud-conf-registry \
 "
 
-SUMMARY:${PN}-docker = "Docker Engine in bridge mode, beside the cluster"
 RDEPENDS:${PN}-docker = "\
     docker-moby \
     docker-moby-cli \
 "
 
-SUMMARY:${PN}-storage = "File systems and disks"
 RDEPENDS:${PN}-storage = "\
     e2fsprogs-e2fsck \
     e2fsprogs-mke2fs \
@@ -70,13 +65,11 @@ RDEPENDS:${PN}-storage = "\
     util-linux-sfdisk \
 "
 
-SUMMARY:${PN}-update = "A/B update of the module's own image"
 RDEPENDS:${PN}-update = "\
     rauc \
     spacecloud-conf-slots \
 "
 
-SUMMARY:${PN}-debug = "What an engineer on the ground wants on a module"
 RDEPENDS:${PN}-debug = "\
     edac-utils \
     ethtool \

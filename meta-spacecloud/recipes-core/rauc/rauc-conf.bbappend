@@ -5,7 +5,7 @@ SRC_URI:append = "${@bb.utils.contains('DISTRO_FEATURES', 'spacecloud', ' file:/
 
 do_install:append() {
     if ${@bb.utils.contains('DISTRO_FEATURES', 'spacecloud', 'true', 'false', d)}; then
-        sed -e 's|@COMPATIBLE@|${MACHINE}|' -e 's|^path=/etc/rauc/|path=${nonarch_libdir}/rauc/|' \
+        sed -e 's|@COMPATIBLE@|${MACHINE}|' -e 's|@CONFIGURATION@|${nonarch_libdir}/rauc|' \
             ${UNPACKDIR}/rauc-system.conf > ${D}${nonarch_libdir}/rauc/system.conf
     fi
 }

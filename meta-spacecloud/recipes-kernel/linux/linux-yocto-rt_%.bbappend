@@ -15,6 +15,7 @@ def spacecloud_kernel_features(d):
         return ""
     return "".join(" file://%s.scc file://%s.cfg" % (name, name) for name in d.getVar("SPACECLOUD_KERNEL_FEATURES").split())
 
+# nooelint: oelint.vars.inconspaces,oelint.vars.listappend - the function's text begins with a blank
 SRC_URI:append = "${@spacecloud_kernel_features(d)}"
 
 COMPATIBLE_MACHINE:spacevpx = "${MACHINE}"

@@ -1,11 +1,10 @@
+# nooelint: oelint.var.mandatoryvar.SRC_URI - everything in it comes from other recipes
 SUMMARY = "A signed update of a module's root slot"
 DESCRIPTION = "RAUC bundle with the flight image's verity root file system, its kernel and what the boot entry is \
 made of. Signed by the mission's key; refused by other machines."
 HOMEPAGE = "https://spacecloud.example"
 BUGTRACKER = "https://spacecloud.example/issues"
 LICENSE = "MIT"
-
-PV = "${DISTRO_VERSION}"
 
 inherit bundle features_check
 
@@ -26,7 +25,7 @@ RAUC_SLOT_rootfs[rename] = "rootfs.img"
 # The kernel and the root hash go along: the post-install handler puts both on the ESP.
 RAUC_BUNDLE_EXTRA_DEPENDS = "virtual/kernel ${SPACECLOUD_BUNDLE_IMAGE}:do_image_complete"
 
-do_configure:append() {
+python do_configure:append() {
     import shutil
     deploy = d.getVar("DEPLOY_DIR_IMAGE")
     bundle = d.getVar("BUNDLE_DIR")

@@ -15,7 +15,9 @@ CONVERSION_CMD:verity = "slot_verity ${IMAGE_NAME}.${type}"
 
 WKS_FILE:spacevpx = "spacevpx.wks.in"
 IMAGE_FSTYPES:spacevpx = "erofs-lz4hc.verity wic.zst wic.bmap"
+# nooelint: oelint.vars.overrideappend - as above
 IMAGE_TYPEDEP:wic:append:spacevpx = " erofs-lz4hc.verity"
+# nooelint: oelint.vars.overrideappend - it adds to what image_types sets
 EXTRA_IMAGECMD:erofs-lz4hc:append = " -T ${REPRODUCIBLE_TIMESTAMP_ROOTFS} -U 5ace0000-0000-4000-8000-000000000000"
 
 # For files/wic/spacevpx.wks.in: the files of this build, whatever the image is called.
@@ -30,6 +32,7 @@ SPACECLOUD_EFI_NAME = "BOOT${@d.getVar('EFI_ARCH').upper()}.EFI"
 WICVARS:append = " SPACECLOUD_SLOT_DIR SPACECLOUD_SLOT_SIZE SPACECLOUD_DATA_SIZE"
 do_image_wic[depends] += "${@'systemd-boot:do_deploy virtual/kernel:do_deploy dosfstools-native:do_populate_sysroot mtools-native:do_populate_sysroot' if bb.utils.contains('MACHINE_FEATURES', 'efi', True, False, d) and 'spacevpx' in d.getVar('MACHINEOVERRIDES').split(':') else ''}"
 
+# nooelint: oelint.file.requirenotfound - of OE-core
 require conf/image-uefi.conf
 
 slot_verity() {
@@ -43,14 +46,8 @@ slot_verity() {
         --data-blocks=$blocks --hash-offset=$(expr $blocks \* 4096) --salt=$salt $image.verity $image.verity |
         sed -n 's/^Root hash:[[:space:]]*//p')
     [ -n "$root" ] || bbfatal "veritysetup printed no root hash for $image"
-    cat > $image.verity.env <<EOF
-blocks=$blocks
-root=$root
-salt=$salt
-initrd=0
-version='${DISTRO_VERSION}'
-arguments='${SPACECLOUD_KERNEL_ARGUMENTS}'
-EOF
+    printf "blocks=%s\\nroot=%s\\nsalt=%s\\ninitrd=0\\nversion='%s'\\narguments='%s'\\n" \
+        $blocks $root $salt "${DISTRO_VERSION}" "${SPACECLOUD_KERNEL_ARGUMENTS}" > $image.verity.env
     # Where the bundle finds it: under the image's name without the date.
     ln -sf $image.verity.env ${IMAGE_LINK_NAME}.erofs-lz4hc.verity.env
 
