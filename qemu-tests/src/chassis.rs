@@ -5,7 +5,7 @@ use crate::chassis_file::ChassisFile;
 use crate::host::{self, HeldPorts};
 use crate::image::Image;
 use crate::module::{Module, Parts};
-use crate::qemu::Start;
+use crate::qemu::{Slots, Start};
 use crate::run_dir::{ModulePaths, RunDir};
 use crate::spawner::Spawner;
 use crate::{Limit, Provision, SimError, tsc};
@@ -25,6 +25,8 @@ pub struct Plan {
     pub dir: PathBuf,
     /// What each module finds on its identity disk; a slot that is not listed finds an empty one.
     pub identities: BTreeMap<u16, Provision>,
+    /// Modules that boot from root slots of their own, through firmware and boot manager; the others boot directly.
+    pub slots: BTreeMap<u16, Slots>,
     /// Start with the virtual CPUs halted, to look at a boot from its first instruction.
     pub paused: bool,
 }
@@ -32,7 +34,14 @@ pub struct Plan {
 impl Plan {
     /// A plan without identities.
     pub fn new(chassis: ChassisFile, image: Image, dir: impl Into<PathBuf>) -> Self {
-        Self { chassis, image, dir: dir.into(), identities: BTreeMap::new(), paused: false }
+        Self {
+            chassis,
+            image,
+            dir: dir.into(),
+            identities: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            paused: false,
+        }
     }
 }
 
@@ -64,7 +73,7 @@ impl Chassis {
     }
 
     fn assemble(plan: Plan, dir: RunDir) -> Result<Self, SimError> {
-        let Plan { chassis, image, mut identities, paused, .. } = plan;
+        let Plan { chassis, image, mut identities, slots: mut with_slots, paused, .. } = plan;
         let image = Arc::new(image);
         let start = Start { paused, tsc_khz: tsc::kilohertz() };
         let slots = || chassis.slots.iter();
@@ -82,6 +91,7 @@ impl Chassis {
             paths: paths(slot.number),
             ports: held.ports,
             image: Arc::clone(&image),
+            slots: with_slots.remove(&slot.number),
             spawner: Arc::clone(&spawner),
             backplane: Arc::clone(&backplane),
             start,

@@ -12,7 +12,7 @@ use crate::chassis_file::Slot;
 use crate::control::{Control, Output};
 use crate::host;
 use crate::image::Image;
-use crate::qemu::{self, GroundPorts, Start};
+use crate::qemu::{self, GroundPorts, Slots, Start};
 use crate::run_dir::ModulePaths;
 use crate::spawner::Spawner;
 use crate::{Limit, Provision, Qmp, SimError, Times, wait_for, within};
@@ -30,6 +30,7 @@ pub struct Module {
     paths: ModulePaths,
     ports: GroundPorts,
     image: Arc<Image>,
+    slots: Option<Slots>,
     spawner: Arc<Spawner>,
     backplane: Arc<Backplane>,
     start: Start,
@@ -83,6 +84,7 @@ pub(crate) struct Parts {
     pub(crate) paths: ModulePaths,
     pub(crate) ports: GroundPorts,
     pub(crate) image: Arc<Image>,
+    pub(crate) slots: Option<Slots>,
     pub(crate) spawner: Arc<Spawner>,
     pub(crate) backplane: Arc<Backplane>,
     pub(crate) start: Start,
@@ -92,10 +94,10 @@ pub(crate) struct Parts {
 impl Module {
     /// A module without power.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { slot, paths, ports, image, spawner, backplane, start, identity } = parts;
+        let Parts { slot, paths, ports, image, slots, spawner, backplane, start, identity } = parts;
         let (power, unplugged) = (Mutex::new(None), AtomicBool::new(false));
         let identity = Mutex::new(identity);
-        Self { slot, paths, ports, image, spawner, backplane, start, identity, power, unplugged }
+        Self { slot, paths, ports, image, slots, spawner, backplane, start, identity, power, unplugged }
     }
 
     /// Its slot's number.
@@ -279,7 +281,8 @@ impl Module {
             let _ = std::fs::remove_file(stale);
         }
         let said = File::create(&paths.said).map_err(SimError::io("create", &paths.said))?;
-        let mut command = qemu::command(&self.slot, &self.image, paths, self.ports, self.start);
+        let mut command =
+            qemu::command(&self.slot, &self.image, paths, self.ports, self.start, self.slots.as_ref());
         host::with_admin_path(&mut command);
         command
             .stdin(std::process::Stdio::null())

@@ -8,10 +8,16 @@ use spacesim::image::{ImageError, default_cache};
 fn every_option_survives_on_both_architectures_and_docker_lacks_nothing() {
     let cache = default_cache().unwrap();
     for arch in [Arch::X86_64, Arch::Arm64] {
-        let configured = kernel::check(&cache, arch, &arch.fragments()).unwrap_or_else(|e| panic!("{arch:?}: {e}"));
+        let configured =
+            kernel::check(&cache, arch, &arch.fragments()).unwrap_or_else(|e| panic!("{arch:?}: {e}"));
         eprintln!("{}: all {} options survive on the default configuration", arch.name(), configured.asked);
         assert!(configured.asked > 200, "only {} options were asked for", configured.asked);
-        assert_eq!(kernel::moby_missing(&configured.text), [""; 0], "Docker requires these on {}", arch.name());
+        assert_eq!(
+            kernel::moby_missing(&configured.text),
+            [""; 0],
+            "Docker requires these on {}",
+            arch.name()
+        );
     }
 }
 
@@ -24,7 +30,10 @@ fn an_option_that_does_not_exist_or_cannot_be_is_named() {
         kernel::check(&cache, Arch::X86_64, &fragments).unwrap_err()
     };
     let error = with("CONFIG_VTEH=y\n");
-    assert!(matches!(&error, ImageError::NoSuchOption { options } if options == "extra.cfg: CONFIG_VTEH"), "{error}");
+    assert!(
+        matches!(&error, ImageError::NoSuchOption { options } if options == "extra.cfg: CONFIG_VTEH"),
+        "{error}"
+    );
     // It exists, but not together with PREEMPT_RT.
     let error = with("CONFIG_PREEMPT_VOLUNTARY=y\n");
     assert!(matches!(&error, ImageError::Options { lacking } if lacking.contains("PREEMPT")), "{error}");

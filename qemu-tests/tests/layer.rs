@@ -44,7 +44,10 @@ fn crates() -> String {
         let text = |key: &str| package.get(key).and_then(toml::Value::as_str);
         let Some(source) = text("source") else { continue };
         let (name, version) = (text("name").unwrap(), text("version").unwrap());
-        assert!(source.contains("crates.io"), "{name} comes from {source}: BitBake's list takes crates.io only");
+        assert!(
+            source.contains("crates.io"),
+            "{name} comes from {source}: BitBake's list takes crates.io only"
+        );
         uris += &format!("    crate://crates.io/{name}/{version} \\\n");
         sums += &format!("SRC_URI[{name}-{version}.sha256sum] = \"{}\"\n", text("checksum").unwrap());
     }
@@ -65,7 +68,8 @@ fn the_recipes_crates_are_those_of_cargo_lock() {
 
 /// The files that a recipe names in SRC_URI.
 fn named(recipe: &str) -> BTreeSet<String> {
-    let uris = recipe.split_whitespace().filter_map(|word| word.trim_start_matches('"').strip_prefix("file://"));
+    let uris =
+        recipe.split_whitespace().filter_map(|word| word.trim_start_matches('"').strip_prefix("file://"));
     uris.map(|name| name.trim_end_matches('"').to_owned()).filter(|name| !name.contains('$')).collect()
 }
 
@@ -74,7 +78,12 @@ fn every_file_that_a_recipe_names_is_there_and_none_is_forgotten() {
     for recipe in files("meta-spacecloud", ".bb") {
         let folder = recipe.parent().unwrap().join("files");
         for name in named(&fs::read_to_string(&recipe).unwrap()) {
-            assert!(folder.join(&name).is_file(), "{}: {name} is not in {}", recipe.display(), folder.display());
+            assert!(
+                folder.join(&name).is_file(),
+                "{}: {name} is not in {}",
+                recipe.display(),
+                folder.display()
+            );
         }
     }
     let folder = "meta-spacecloud/recipes-core/spacecloud-conf/";
@@ -96,7 +105,8 @@ fn nothing_of_another_layer_is_changed_without_the_distributions_feature() {
         let text = fs::read_to_string(&append).unwrap();
         for line in text.lines().filter(|line| line.contains(":prepend") || line.contains(":append")) {
             let ours = line.starts_with("SPACECLOUD_") || line.contains("spacecloud_kernel_features(d)");
-            let guarded = line.contains("'DISTRO_FEATURES', 'spacecloud'") || line.starts_with("do_install:append()");
+            let guarded =
+                line.contains("'DISTRO_FEATURES', 'spacecloud'") || line.starts_with("do_install:append()");
             assert!(ours || guarded, "{}: {line}", append.display());
         }
         assert!(text.contains("DISTRO_FEATURES"), "{} has no guard", append.display());

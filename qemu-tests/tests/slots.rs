@@ -45,7 +45,8 @@ impl Esp {
 
     fn entries(&self) -> Vec<String> {
         let found = fs::read_dir(self.0.path().join("loader/entries")).unwrap();
-        let mut names: Vec<_> = found.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            found.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -149,7 +150,12 @@ fn what_is_wrong_is_said() {
 }
 
 /// The slot script with a made-up command line, pins and firmware.
-fn slot(arguments: &str, pins: Option<&str>, tag: Option<&str>, data: Option<&str>) -> Result<String, String> {
+fn slot(
+    arguments: &str,
+    pins: Option<&str>,
+    tag: Option<&str>,
+    data: Option<&str>,
+) -> Result<String, String> {
     let root = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let path = root.path().join(name);
@@ -158,7 +164,8 @@ fn slot(arguments: &str, pins: Option<&str>, tag: Option<&str>, data: Option<&st
         path
     };
     write("proc/cmdline", arguments);
-    let tool = pins.map_or_else(|| "#!/bin/sh\nexit 1\n".to_owned(), |pins| format!("#!/bin/sh\necho {pins}\n"));
+    let tool =
+        pins.map_or_else(|| "#!/bin/sh\nexit 1\n".to_owned(), |pins| format!("#!/bin/sh\necho {pins}\n"));
     fs::set_permissions(write("bin/gpioget", &tool), fs::Permissions::from_mode(0o755)).unwrap();
     if let Some(tag) = tag {
         write("sys/class/dmi/id/chassis_asset_tag", tag);
@@ -168,7 +175,8 @@ fn slot(arguments: &str, pins: Option<&str>, tag: Option<&str>, data: Option<&st
     }
     let path = format!("{}:/usr/bin:/bin", root.path().join("bin").display());
     let mut command = Command::new("sh");
-    let output = command.arg(script("spacecloud-slot")).env("SPACECLOUD_ROOT", root.path()).env("PATH", path).output();
+    let output =
+        command.arg(script("spacecloud-slot")).env("SPACECLOUD_ROOT", root.path()).env("PATH", path).output();
     let output = output.unwrap();
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if !output.status.success() {

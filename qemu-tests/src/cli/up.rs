@@ -90,6 +90,7 @@ fn image_in(folder: &Path) -> Result<Image, SimError> {
         programs: folder.join("programs.erofs"),
         kernel_release: release.trim().to_owned(),
         kernel_config: folder.join("kernel-config"),
+        firmware: None,
     };
     for path in [&image.kernel, &image.initrd, &image.base, &image.programs] {
         if !path.is_file() {

@@ -77,7 +77,6 @@ fn build(cache: &Path, base: &Path, steps: &mut Steps<'_>) -> Result<(), ImageEr
     steps.begin("unpacking the kernel");
     let packed = out.join("vmlinuz");
     vmlinux::unpack(&packed, &out.join("vmlinux"))?;
-    std::fs::remove_file(&packed).map_err(ImageError::file("removing", &packed))?;
     // What this build has used is all that the next one needs.
     std::fs::remove_dir_all(&kept_debs).map_err(ImageError::file("removing", &kept_debs))?;
     std::fs::rename(&debs, &kept_debs).map_err(ImageError::file("keeping packages in", &kept_debs))?;

@@ -22,6 +22,7 @@ use super::{ImageError, Steps, cache};
 pub use build::Kernel;
 pub use config::{Base, Configured};
 pub use source::Source;
+pub(super) use source::run;
 
 /// A fragment's file name and text.
 pub type Fragment = (String, String);

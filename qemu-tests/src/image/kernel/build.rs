@@ -69,7 +69,10 @@ fn compile(
     }
     steps.begin("unpacking the kernel's source");
     let mut tar = Command::new("tar");
-    source::run("tar", tar.args(["-x", "--strip-components=1", "-f"]).arg(&source.tarball).arg("-C").arg(&tree))?;
+    source::run(
+        "tar",
+        tar.args(["-x", "--strip-components=1", "-f"]).arg(&source.tarball).arg("-C").arg(&tree),
+    )?;
     let text = config::merge(&tree, &out, Arch::X86_64, Base::Nothing, fragments)?;
     let pairs = fragments.iter().map(|(name, text)| (name.as_str(), text.as_str()));
     let missing = kernel_config::missing(pairs, &text, Modules::Refused);

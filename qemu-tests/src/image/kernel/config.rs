@@ -107,7 +107,8 @@ fn known_options(tree: &Path) -> Result<BTreeSet<String>, ImageError> {
                 folders.push(path);
             } else if named("Kconfig") {
                 let text = std::fs::read(&path).map_err(ImageError::file("reading", &path))?;
-                known.extend(String::from_utf8_lossy(&text).lines().filter_map(definition).map(str::to_owned));
+                known
+                    .extend(String::from_utf8_lossy(&text).lines().filter_map(definition).map(str::to_owned));
             }
         }
     }

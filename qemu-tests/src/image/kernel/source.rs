@@ -10,7 +10,8 @@ use super::super::{ImageError, base};
 const PACKAGE: &str = "linux-source-6.12";
 
 /// What configuring reads of the source, as tar's patterns: 50 MB of 1.5 GB.
-const CONFIGURING: [&str; 5] = ["*/Makefile*", "*/Kconfig*", "*/Kbuild*", "*/configs/*", "linux-source-*/scripts/*"];
+const CONFIGURING: [&str; 5] =
+    ["*/Makefile*", "*/Kconfig*", "*/Kbuild*", "*/configs/*", "linux-source-*/scripts/*"];
 
 /// The source in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,15 +62,18 @@ fn fetch(work: &Path) -> Result<(), ImageError> {
                   && mv out/*.tar.xz out/source.tar.xz";
     run("sh", Command::new("sh").args(["-e", "-c", unpack]).current_dir(work))?;
     let mut tar = Command::new("tar");
-    tar.args(["-x", "--strip-components=1", "--wildcards", "-f"]).arg(out.join("source.tar.xz")).arg("-C").arg(&tree);
-    run("tar", tar.args(CONFIGURING))
+    tar.args(["-x", "--strip-components=1", "--wildcards", "-f"])
+        .arg(out.join("source.tar.xz"))
+        .arg("-C")
+        .arg(&tree);
+    run("tar", tar.args(CONFIGURING)).map(drop)
 }
 
-/// Runs a host tool to its end; its last words are in the error.
-pub(super) fn run(tool: &'static str, command: &mut Command) -> Result<(), ImageError> {
+/// Runs a host tool to its end and returns what it printed; its last words are in the error.
+pub(in super::super) fn run(tool: &'static str, command: &mut Command) -> Result<String, ImageError> {
     let output = command.output().map_err(|source| ImageError::Tool { tool, source })?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let text = String::from_utf8_lossy(&output.stderr);
     let mut said: Vec<_> = text.lines().rev().take(15).collect();
