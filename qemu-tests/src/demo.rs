@@ -25,6 +25,8 @@ pub struct Options {
     pub picture: PathBuf,
     /// Leave the chassis up until somebody presses Ctrl-C.
     pub keep: bool,
+    /// The kernel to boot instead of the twin's; see [`twin::with_kernel`].
+    pub kernel: Option<PathBuf>,
 }
 
 /// The bars of a terminal, or plain lines elsewhere.
@@ -95,10 +97,14 @@ impl Screen {
 pub fn run(options: &Options) -> Result<(), SimError> {
     let mut screen = Screen::new();
     let chassis = ChassisFile::parse(CHASSIS).map_err(|reason| SimError::Refused { reason })?;
-    let image = twin::ensure(&mut |step| {
+    let mut show = |step: image::Step| {
         screen.line(&format!("image: {} ({}/{})", step.name, step.done, step.total));
         screen.step.set_message(format!("image: {}", step.name));
-    })?;
+    };
+    let mut image = twin::ensure(&mut show)?;
+    if let Some(kernel) = &options.kernel {
+        image = twin::with_kernel(image, kernel, &mut show)?;
+    }
     let cache = image::default_cache().map_err(|e| SimError::Image(Box::new(e)))?;
     let app = image::demo::demo_app(&cache).map_err(|e| SimError::Image(Box::new(e)))?;
     let mut plan = Plan::new(chassis, image, &options.dir);
