@@ -32,6 +32,16 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The kernel's arguments on a module that boots from slots: as a direct boot has them, but for the slot's number,
+    /// which the firmware knows.
+    #[must_use]
+    pub fn slot_arguments() -> String {
+        let all = Image::kernel_arguments(0);
+        let words = all.split_whitespace().filter(|word| !word.starts_with("spacecloud.slot="));
+        let clock = tsc::kilohertz().map(|khz| format!("tsc_early_khz={khz}"));
+        words.map(str::to_owned).chain(clock).collect::<Vec<_>>().join(" ")
+    }
+
     /// A plan without identities.
     pub fn new(chassis: ChassisFile, image: Image, dir: impl Into<PathBuf>) -> Self {
         Self {

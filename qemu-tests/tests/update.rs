@@ -1,8 +1,11 @@
 //! The A/B update of a module: firmware, boot manager, RAUC and the trial of a slot, all real.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod cases;
+
 use spacesim::cluster::Cluster;
-use spacesim::image::{Image, slots};
+use spacesim::image::Image;
+use spacesim::image::slots::{self, SlotImage};
 use spacesim::{Chassis, ChassisFile, Module, Plan, Slots, Times, scenario, twin, wait_until, within};
 use std::fs;
 use std::path::Path;
@@ -23,13 +26,6 @@ kind = "compute"
 /// One try, so that a slot that fails costs one boot; and a trial that does not take minutes.
 const TRIAL: &str = "tries=1\nwithin=90\n";
 
-/// A module's time-stamp counter and the like, as a direct boot is told them; the slot's number is the firmware's.
-fn arguments() -> String {
-    let all = Image::kernel_arguments(2);
-    let words = all.split_whitespace().filter(|word| !word.starts_with("spacecloud.slot="));
-    words.collect::<Vec<_>>().join(" ")
-}
-
 /// What the test installs.
 const BUNDLES: [&str; 5] = ["good", "broken", "foreign", "forged", "short"];
 
@@ -37,7 +33,7 @@ const BUNDLES: [&str; 5] = ["good", "broken", "foreign", "forged", "short"];
 fn prepare(image: &Image, folder: &Path) -> (Slots, String) {
     let keys = slots::Keys::make(&folder.join("keys")).unwrap();
     let strangers = slots::Keys::make(&folder.join("strangers")).unwrap();
-    let first = slots::image(image, "1.0", &arguments(), &folder.join("first")).unwrap();
+    let first = slots::image(image, "1.0", &Plan::slot_arguments(), &folder.join("first")).unwrap();
     let second = first.with_arguments("2.0", "", &folder.join("second")).unwrap();
     // It boots, and its agent never gets into the cluster.
     let broken =
@@ -47,9 +43,17 @@ fn prepare(image: &Image, folder: &Path) -> (Slots, String) {
     let to = |name: &str| carried.join(format!("{name}.raucb"));
     slots::bundle(&second, "2.0", None, &keys, &to("good")).unwrap();
     slots::bundle(&broken, "3.0", None, &keys, &to("broken")).unwrap();
-    slots::bundle(&second, "2.0", Some("another-board"), &keys, &to("foreign")).unwrap();
-    slots::bundle(&second, "2.0", None, &strangers, &to("forged")).unwrap();
-    let whole = fs::read(to("good")).unwrap();
+    // These are refused before their content matters.
+    let small = folder.join("small");
+    fs::create_dir(&small).unwrap();
+    for name in ["rootfs.img", "linux", "initrd", "slot.env"] {
+        fs::write(small.join(name), vec![7; 64 << 10]).unwrap();
+    }
+    let small = SlotImage::in_folder(&small);
+    slots::bundle(&small, "2.0", Some("another-board"), &keys, &to("foreign")).unwrap();
+    slots::bundle(&small, "2.0", None, &strangers, &to("forged")).unwrap();
+    slots::bundle(&small, "2.0", None, &keys, &to("short")).unwrap();
+    let whole = fs::read(to("short")).unwrap();
     fs::write(to("short"), &whole[..whole.len() / 2]).unwrap();
     assert!(BUNDLES.iter().all(|name| to(name).is_file()));
     let bundles = folder.join("bundles.erofs");
@@ -144,6 +148,11 @@ fn a_module_is_updated_and_falls_back_by_itself() {
     let mount = "mkdir -p /run/bundles && for s in /sys/block/vd*/serial; do [ $(cat $s) = bundles ] && \
                  mount -t erofs -o ro /dev/$(basename $(dirname $s)) /run/bundles; done; ls /run/bundles";
     assert!(module.run(mount, within(60.s())).unwrap().contains("good.raucb"));
+
+    // The flight image's runtime tests: on a module in a slot, and on the one with the registry.
+    cases::pass(module, 14);
+    cases::pass(chassis.module(1).unwrap(), 13);
+    tell("the flight image's runtime tests pass on both modules");
 
     refused(module, "forged", &["signature", "verif"]);
     refused(module, "foreign", &["ompatible"]);

@@ -89,6 +89,12 @@ fn append(output: &mut File, layer: &Path, rootfs: &Path) -> Result<u64, ImageEr
 }
 
 impl SlotImage {
+    /// Four files that somebody else has put into a folder: `rootfs.img`, `linux`, `initrd`, `slot.env`.
+    #[must_use]
+    pub fn in_folder(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
     /// The same image with other kernel arguments: the quickest way to a slot that boots and does not prove good.
     ///
     /// # Errors
