@@ -171,7 +171,7 @@ fn slot(
         write("sys/class/dmi/id/chassis_asset_tag", tag);
     }
     if let Some(data) = data {
-        write("data/spacecloud.slot", data);
+        write("run/spacecloud/esp/spacecloud/slot", &format!("{data}\n"));
     }
     let path = format!("{}:/usr/bin:/bin", root.path().join("bin").display());
     let mut command = Command::new("sh");

@@ -59,7 +59,7 @@ USERADD_PARAM:${PN}-registry = "--system --uid 945 --gid space-registry --home-d
 # A machine's own answers to the scripts' questions.
 SPACECLOUD_BACKPLANE_MATCH ?= ""
 SPACECLOUD_GROUND_MATCH ?= ""
-SPACECLOUD_SLOT_SOURCES ?= "gpio dmi data"
+SPACECLOUD_SLOT_SOURCES ?= "gpio dmi esp"
 SPACECLOUD_WATCHDOG ?= ""
 
 do_configure[noexec] = "1"
