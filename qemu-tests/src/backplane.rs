@@ -11,9 +11,11 @@ pub use fabric::Counters;
 use crate::SimError;
 use fabric::Fabric;
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -42,6 +44,7 @@ pub struct Backplane {
 #[derive(Debug)]
 struct Wires {
     fabric: Mutex<Fabric>,
+    stopping: AtomicBool,
     ports: BTreeMap<u16, Wire>,
 }
 
@@ -57,7 +60,11 @@ impl Backplane {
         let numbers: Vec<u16> = ports.keys().copied().collect();
         let ports = ports.into_iter().map(|(number, paths)| Ok((number, Wire::bind(paths)?)));
         let ports = ports.collect::<Result<BTreeMap<_, _>, SimError>>()?;
-        let wires = Arc::new(Wires { fabric: Mutex::new(Fabric::new(&numbers)), ports });
+        let wires = Arc::new(Wires {
+            fabric: Mutex::new(Fabric::new(&numbers)),
+            stopping: AtomicBool::new(false),
+            ports,
+        });
         let mut backplane = Self { wires: Arc::clone(&wires), threads: Vec::new() };
         for number in numbers {
             let wires = Arc::clone(&wires);
@@ -93,6 +100,7 @@ impl Backplane {
 
 impl Drop for Backplane {
     fn drop(&mut self) {
+        self.wires.stopping.store(true, Ordering::Release);
         for wire in self.wires.ports.values() {
             let _ = wire.socket.shutdown(Shutdown::Both);
         }
@@ -115,21 +123,29 @@ impl Wire {
 }
 
 impl Wires {
-    /// A frame at a time, until the socket is shut down (a frame is never empty).
+    /// A frame at a time, until the switch stops. A frame that cannot be received is lost, as on any wire.
     fn serve(&self, number: u16) {
         let Some(wire) = self.ports.get(&number) else { return };
         let mut buffer = vec![0; FRAME_LIMIT];
-        while let Ok(length @ 1..) = wire.socket.recv(&mut buffer) {
-            let frame = buffer.get(..length).unwrap_or_default();
-            let exits = self.fabric().forward(number, frame);
-            for exit in exits {
-                // A module that is off has no socket; one that is halted does not empty it. Either way the frame is lost.
-                let taken = self
-                    .ports
-                    .get(&exit)
-                    .is_some_and(|to| to.socket.send_to(frame, &to.paths.module).is_ok());
-                self.fabric().left(exit, taken);
+        while !self.stopping.load(Ordering::Acquire) {
+            match wire.socket.recv(&mut buffer) {
+                Ok(length) => self.forward(number, buffer.get(..length).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => std::thread::sleep(STALL),
             }
+        }
+    }
+
+    fn forward(&self, number: u16, frame: &[u8]) {
+        if frame.is_empty() {
+            return;
+        }
+        let exits = self.fabric().forward(number, frame);
+        for exit in exits {
+            // A module that is off has no socket; one that is halted does not empty it. Either way the frame is lost.
+            let taken =
+                self.ports.get(&exit).is_some_and(|to| to.socket.send_to(frame, &to.paths.module).is_ok());
+            self.fabric().left(exit, taken);
         }
     }
 
@@ -215,6 +231,15 @@ mod tests {
         bench.send(1, 255, "hello");
         assert_eq!(bench.received(3), "hello");
         wait_until("counted", within(10.s()), || bench.backplane.counters(2).dropped == 1).unwrap();
+    }
+
+    #[test]
+    fn an_empty_frame_does_not_end_a_port() {
+        let bench = bench(&[1, 2]);
+        let to = paths(bench.dir.path(), 1).switch;
+        bench.modules[&1].send_to(&[], &to).unwrap();
+        bench.send(1, 255, "after");
+        assert_eq!(bench.received(2), "after");
     }
 
     #[test]

@@ -157,6 +157,29 @@ impl Cluster {
     }
 }
 
+/// What an operator may ask besides.
+impl Cluster {
+    /// Sets the number of replicas.
+    ///
+    /// # Errors
+    /// The cluster refuses.
+    pub fn scale(&self, app: &str, replicas: u32) -> Result<(), SimError> {
+        let mut client = self.client.clone();
+        let request = v1::ScaleRequest { app: app.to_owned(), replicas };
+        self.runtime.block_on(client.scale(request)).map(drop).map_err(|s| refused(&s))
+    }
+
+    /// Moves everything off a module, or lets it be used again.
+    ///
+    /// # Errors
+    /// The cluster refuses.
+    pub fn drain(&self, module: &str, wanted: bool) -> Result<(), SimError> {
+        let mut client = self.client.clone();
+        let request = v1::CordonRequest { module: module.to_owned(), cordoned: wanted, draining: wanted };
+        self.runtime.block_on(client.cordon(request)).map(drop).map_err(|s| refused(&s))
+    }
+}
+
 /// How many instances are ready on each module, in the order of the modules' names.
 pub fn counts(snapshot: &v1::Snapshot) -> Vec<usize> {
     let on = |module: &v1::Module| {

@@ -1,7 +1,7 @@
 //! `spacesim demo`: the scenario, live in a terminal, with its measured times and the picture of the migration.
 
 use crate::{
-    Chassis, ChassisFile, Plan, SimError,
+    BackplaneKind, Chassis, ChassisFile, Plan, SimError,
     cluster::table,
     image,
     scenario::{self, Note, Report, Scenario},
@@ -25,6 +25,8 @@ pub struct Options {
     pub picture: PathBuf,
     /// Leave the chassis up until somebody presses Ctrl-C.
     pub keep: bool,
+    /// What modules are made of.
+    pub backplane: BackplaneKind,
     /// The kernel to boot instead of the twin's; see [`twin::with_kernel`].
     pub kernel: Option<PathBuf>,
 }
@@ -46,13 +48,14 @@ impl Screen {
         if !live {
             bars.set_draw_target(ProgressDrawTarget::hidden());
         }
-        let step = bars.add(ProgressBar::new_spinner());
+        let step = bars.add(ProgressBar::new(1));
         let state = bars.add(ProgressBar::new_spinner());
         if let Ok(style) = ProgressStyle::with_template("{msg}") {
             state.set_style(style);
         }
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
-            step.set_style(style);
+        if let Ok(style) = ProgressStyle::with_template("{spinner} [{bar:24}] {pos}/{len} {msg} ({elapsed})")
+        {
+            step.set_style(style.progress_chars("=> "));
         }
         step.enable_steady_tick(Duration::from_millis(120));
         Self { bars, step, state, shown: String::new(), live, begun: Instant::now() }
@@ -68,15 +71,23 @@ impl Screen {
         }
     }
 
+    fn progress(&self, text: &str, done: u64, of: u64) {
+        self.step.set_length(of);
+        self.step.set_position(done);
+        self.step.set_message(text.to_owned());
+    }
+
     fn note(&mut self, note: &Note<'_>) {
         match note {
             Note::Step(text) => {
                 self.line(&format!("… {text}"));
-                self.step.reset_elapsed();
-                self.step.set_message((*text).to_owned());
+                self.step.reset();
+                self.progress(text, 0, 1);
             }
             Note::Checked(text) => self.line(&format!("✔ {text}")),
-            Note::Now(snapshot) => {
+            Note::Unchecked(text) => self.line(&format!("∅ not checked: {text}")),
+            Note::Now(snapshot, done, of) => {
+                self.progress(&self.step.message(), *done as u64, *of as u64);
                 let table = table(snapshot);
                 if table == self.shown {
                     return;
@@ -97,9 +108,11 @@ impl Screen {
 pub fn run(options: &Options) -> Result<(), SimError> {
     let mut screen = Screen::new();
     let chassis = ChassisFile::parse(CHASSIS).map_err(|reason| SimError::Refused { reason })?;
+    let mut cold = false;
     let mut show = |step: image::Step| {
+        cold = true;
         screen.line(&format!("image: {} ({}/{})", step.name, step.done, step.total));
-        screen.step.set_message(format!("image: {}", step.name));
+        screen.progress(&format!("image: {}", step.name), step.done, step.total);
     };
     let mut image = twin::ensure(&mut show)?;
     if let Some(kernel) = &options.kernel {
@@ -107,7 +120,7 @@ pub fn run(options: &Options) -> Result<(), SimError> {
     }
     let cache = image::default_cache().map_err(|e| SimError::Image(Box::new(e)))?;
     let app = image::demo::demo_app(&cache).map_err(|e| SimError::Image(Box::new(e)))?;
-    let mut plan = Plan::new(chassis, image, &options.dir);
+    let mut plan = Plan::new(chassis, image, &options.dir).on(options.backplane);
     let papers = scenario::provision(&mut plan)?;
     let powered = Instant::now();
     let chassis = Chassis::power_on(plan)?;
@@ -117,7 +130,8 @@ pub fn run(options: &Options) -> Result<(), SimError> {
     screen.state.finish_and_clear();
     let (report, cluster) = outcome?;
     println!("{}", table(&cluster.now()));
-    print(&report);
+    print(&report, options.backplane);
+    print_whole(screen.begun.elapsed(), cold);
     scenario::draw(&report, &cluster, &options.picture)?;
     println!("picture of the migration: {}", options.picture.display());
     if options.keep {
@@ -126,8 +140,8 @@ pub fn run(options: &Options) -> Result<(), SimError> {
     Ok(())
 }
 
-fn print(report: &Report) {
-    println!("\nMeasured on {}:", machine());
+fn print(report: &Report, backplane: BackplaneKind) {
+    println!("\nMeasured on {}:", machine(backplane));
     for (what, took) in &report.times {
         println!("  {what:<45} {:>7.1} s", took.as_secs_f64());
     }
@@ -140,20 +154,35 @@ fn print(report: &Report) {
     }
 }
 
+/// How long a demo may take on two cores without KVM: with the image to be made, and with it at hand.
+const COLD_LIMIT: Duration = Duration::from_secs(15 * 60);
+const WARM_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+fn print_whole(took: Duration, cold: bool) {
+    let (what, limit) = if cold {
+        ("the whole demo, its image built", COLD_LIMIT)
+    } else {
+        ("the whole demo, its image at hand", WARM_LIMIT)
+    };
+    let (took, limit) = (took.as_secs_f64(), limit.as_secs_f64());
+    println!("  {what:<45} {took:>7.1} s  ({:.0} % of its limit, {limit:.0} s)", took / limit * 100.0);
+}
+
 /// What the daemons may take when idle, in MB: server and agent are one process on module-1.
 const LIMITS: [(&str, f64); 2] = [("spacecloudd", 40.0), ("space-registry", 15.0)];
 
 /// The host, named as figures want it.
-fn machine() -> String {
+pub fn machine(backplane: BackplaneKind) -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info
         .lines()
         .find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, m)| m.trim().to_owned()));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!(
-        "{cores} cores of {}, QEMU without KVM",
-        model.unwrap_or_else(|| "an unnamed processor".to_owned())
-    )
+    let how = match backplane {
+        BackplaneKind::Qemu => "QEMU without KVM",
+        BackplaneKind::Netns => "modules as namespaces of the host",
+    };
+    format!("{cores} cores of {}, {how}", model.unwrap_or_else(|| "an unnamed processor".to_owned()))
 }
 
 fn keep(chassis: &Chassis, dir: &Path) -> Result<(), SimError> {

@@ -16,6 +16,7 @@ mod cache;
 pub mod demo;
 pub mod kernel;
 pub mod kernel_config;
+mod layers;
 mod programs;
 pub mod slots;
 mod vmlinux;
@@ -23,6 +24,7 @@ mod vmlinux;
 use std::path::{Path, PathBuf};
 
 pub use cache::default_cache;
+pub use layers::Layers;
 pub use programs::Programs;
 pub use vmlinux::Compression;
 
@@ -97,6 +99,15 @@ pub enum ImageError {
         tool: &'static str,
         /// Why it did not start.
         source: std::io::Error,
+    },
+    /// This user may not make a root file system.
+    #[error(
+        "making the image needs root, or a user name space with subordinate ids for this user ({said}); \
+         run it with sudo, or add this user to /etc/subuid and /etc/subgid"
+    )]
+    NotAllowed {
+        /// What the try printed.
+        said: String,
     },
     /// A host tool ended with an error.
     #[error("{tool} ended with {status}: {said}")]

@@ -6,6 +6,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use spacesim::{Times, wait_until, within};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -269,4 +270,24 @@ fn each_mistake_gets_one_line_and_its_exit_code() {
     assert_eq!(bench.spacesim(&["fly"]).status.code(), Some(64));
     assert_eq!(bench.spacesim(&["power", "maybe", "1"]).status.code(), Some(64));
     assert!(bench.spacesim(&["--help"]).status.success() && bench.spacesim(&["--version"]).status.success());
+}
+
+/// As a user who is neither root nor has subordinate ids: which `nobody` is, and whoever runs this may be.
+#[test]
+fn a_user_who_may_not_make_an_image_is_told_what_to_do() {
+    let bench = Bench::new();
+    let (program, home) = (bench.path("spacesim"), bench.path("home"));
+    fs::copy(env!("CARGO_BIN_EXE_spacesim"), &program).unwrap();
+    fs::create_dir(&home).unwrap();
+    for name in ["spacecloudd", "space-registry", "spacectl"] {
+        fs::write(home.join(name), "stands for a program that is built").unwrap();
+    }
+    for open in [bench.folder.path(), &home] {
+        fs::set_permissions(open, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program).args(["image", "build"]);
+    command.env("HOME", &home).env("SPACECLOUD_CACHE", home.join("cache")).env("SPACECLOUD_PROGRAMS", &home);
+    let output = command.output().unwrap();
+    refused(&output, 1, "run it with sudo");
 }

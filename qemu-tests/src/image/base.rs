@@ -61,6 +61,9 @@ fn key() -> String {
 }
 
 fn build(cache: &Path, base: &Path, steps: &mut Steps<'_>) -> Result<(), ImageError> {
+    if !nix::unistd::geteuid().is_root() {
+        may_make_roots()?;
+    }
     let work = cache::work(cache)?;
     let lay_down = |name: &str| {
         let path = work.path().join(name);
@@ -84,6 +87,18 @@ fn build(cache: &Path, base: &Path, steps: &mut Steps<'_>) -> Result<(), ImageEr
         std::fs::remove_dir_all(base).map_err(ImageError::file("removing", base))?;
     }
     std::fs::rename(&out, base).map_err(ImageError::file("putting in place", base))
+}
+
+/// A root file system has files of many users: a user other than root needs a name space with ids of its own.
+fn may_make_roots() -> Result<(), ImageError> {
+    const TOOL: &str = "unshare";
+    let tried = Command::new(TOOL).args(["--map-auto", "--map-root-user", "true"]).output();
+    let output = tried.map_err(|source| ImageError::Tool { tool: TOOL, source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).lines().map(str::trim).collect::<Vec<_>>().join("; ");
+    Err(ImageError::NotAllowed { said })
 }
 
 /// Runs mmdebstrap. Without a mirror it finds the host's own sources of that suite, or else Debian's archive.

@@ -13,8 +13,8 @@ pub mod v1 {
 mod convert;
 
 pub use convert::{
-    BadMessage, from_desired, from_observed, to_desired, to_observed, view_app, view_event, view_instance,
-    view_module,
+    BadMessage, from_desired, from_observed, from_services, to_desired, to_observed, to_services, view_app,
+    view_event, view_instance, view_module,
 };
 
 /// The port of the gRPC service.

@@ -18,23 +18,28 @@
 
 mod app;
 mod error;
+mod health;
 mod image;
 mod instance;
 mod module;
 mod name;
 mod quantity;
 mod record;
+mod service;
 mod timing;
+mod update;
 
 pub use app::{
-    AppFile, AppSpec, Health, Kind, Migration, OnDisconnect, Placement, PlannedMove, Port, Resources,
-    Strategy,
+    AppFile, AppSpec, Kind, Migration, OnDisconnect, Placement, PlannedMove, Port, Resources, Strategy,
 };
 pub use error::SpecError;
+pub use health::Health;
 pub use image::ImageRef;
 pub use instance::{Candidate, Decision, Desired, Instance, InstanceId, Observed, Phase, ReplicaId, Verdict};
 pub use module::{Accelerator, Capacity, Liveness, Module};
 pub use name::Name;
 pub use quantity::{Bytes, Cpu, Milli, Span};
-pub use record::{App, Event, Record, RecordKind, Severity};
+pub use record::{App, Event, Record, RecordKind, Rollout, Severity};
+pub use service::{Endpoint, Policy, Service, ServicePort, ServiceSpec, ServiceTable, Subnet};
 pub use timing::{Now, Timing};
+pub use update::Update;

@@ -51,7 +51,12 @@ impl Core {
             let mut fitting: Vec<(f64, &Instance)> = self
                 .instances
                 .values()
-                .filter(|i| i.module.as_ref() == Some(&from.name) && i.is_ready() && !self.moving(&i.id))
+                .filter(|i| {
+                    i.module.as_ref() == Some(&from.name)
+                        && i.is_ready()
+                        && !i.draining
+                        && !self.moving(&i.id)
+                })
                 .map(|i| (weight(i, from), i))
                 .filter(|(weight, i)| weight * HYSTERESIS <= gap && self.takes(to, i))
                 .collect();
@@ -73,15 +78,12 @@ impl Core {
     /// Whether `to` would be chosen were it the only other module.
     fn takes(&self, to: &Module, instance: &Instance) -> bool {
         let decision = self.decide(&instance.spec, instance.module.as_ref(), "rebalance");
-        decision
-            .candidates
-            .iter()
-            .any(|c| c.module == to.name && matches!(c.verdict, model::Verdict::Score(_)))
+        decision.fits(&to.name)
     }
 
     /// It is stopping, or its successor is on the way: its weight no longer counts.
     fn leaves(&self, instance: &Instance) -> bool {
-        instance.is_stopping() || self.instances.values().any(|i| i.replaces.as_ref() == Some(&instance.id))
+        instance.is_leaving() || self.instances.values().any(|i| i.replaces.as_ref() == Some(&instance.id))
     }
 
     /// Its replica has another instance, starting or stopping: one move at a time.

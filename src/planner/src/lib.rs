@@ -19,8 +19,13 @@ mod core;
 mod lease;
 mod link;
 mod place;
+pub mod pool;
+mod preempt;
+mod prefetch;
 mod reconcile;
 mod request;
+mod rollout;
+mod service;
 
 pub use crate::core::{AgentReport, Change, Core, Event, Order, Output, Reply, Request};
 pub use lease::Lease;

@@ -20,13 +20,22 @@ pub struct Load {
 }
 
 impl Load {
-    fn add(&mut self, spec: &AppSpec) {
+    pub(crate) fn add(&mut self, spec: &AppSpec) {
         let asked = &spec.resources;
         self.cpu = self.cpu.saturating_add(asked.cpu.0);
         self.memory = self.memory.saturating_add(asked.memory.0);
         self.disk = self.disk.saturating_add(asked.disk.0);
         self.gpu = self.gpu.saturating_add(asked.gpu.0);
         self.instances += 1;
+    }
+
+    pub(crate) fn subtract(&mut self, spec: &AppSpec) {
+        let asked = &spec.resources;
+        self.cpu = self.cpu.saturating_sub(asked.cpu.0);
+        self.memory = self.memory.saturating_sub(asked.memory.0);
+        self.disk = self.disk.saturating_sub(asked.disk.0);
+        self.gpu = self.gpu.saturating_sub(asked.gpu.0);
+        self.instances = self.instances.saturating_sub(1);
     }
 
     /// The mean share of CPU and memory that is taken, from 0 to 1.
@@ -55,7 +64,7 @@ pub(crate) fn too_small(module: &Module, spec: &AppSpec) -> Option<String> {
     short_of(module, &Load::default(), spec)
 }
 
-fn short_of(module: &Module, load: &Load, spec: &AppSpec) -> Option<String> {
+pub(crate) fn short_of(module: &Module, load: &Load, spec: &AppSpec) -> Option<String> {
     let (has, asked) = (&module.capacity, &spec.resources);
     let lacks = |used: u64, asked: u64, has: u64| asked > 0 && used.saturating_add(asked) > has;
     if lacks(load.cpu, asked.cpu.0, has.cpu.0) {
@@ -126,6 +135,11 @@ impl Core {
     }
 
     fn filter(&self, module: &Module, load: &Load, spec: &AppSpec, avoid: Option<&Name>) -> Option<String> {
+        self.unfit(module, spec, avoid).or_else(|| short_of(module, load, spec))
+    }
+
+    /// Why a module is out of the question, whatever room it has.
+    pub(crate) fn unfit(&self, module: &Module, spec: &AppSpec, avoid: Option<&Name>) -> Option<String> {
         if avoid == Some(&module.name) {
             return Some("it moves away from here".to_owned());
         }
@@ -145,9 +159,7 @@ impl Core {
         {
             return Some(format!("has no label {key} = {value:?}"));
         }
-        if let Some(host) =
-            spec.ports.iter().filter_map(|p| p.host).find(|host| self.port_taken(&module.name, *host))
-        {
+        if let Some(host) = own_host_ports(spec).find(|host| self.port_taken(&module.name, *host)) {
             return Some(format!("host port {host} is taken"));
         }
         if let Some(app) =
@@ -167,14 +179,19 @@ impl Core {
         {
             return Some(format!("does not run {app}, which it wants to be near"));
         }
-        short_of(module, load, spec)
+        None
     }
 
     fn port_taken(&self, module: &Name, host: u16) -> bool {
         self.instances
             .values()
-            .any(|i| i.module.as_ref() == Some(module) && i.spec.ports.iter().any(|p| p.host == Some(host)))
+            .any(|i| i.module.as_ref() == Some(module) && own_host_ports(&i.spec).any(|own| own == host))
     }
+}
+
+/// Those that are published by a service belong to no module.
+fn own_host_ports(spec: &AppSpec) -> impl Iterator<Item = u16> {
+    spec.ports.iter().filter(|p| p.service.is_none()).filter_map(|p| p.host)
 }
 
 /// 0 to 100. Spread and binpack are Kubernetes' LeastAllocated and MostAllocated over CPU and memory; an app

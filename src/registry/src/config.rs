@@ -1,5 +1,9 @@
 //! registry.toml.
 
+mod sections;
+
+pub use sections::{Audit, Auth, Gc, Grant, Replica, Role, Scrub, Storage};
+
 use model::Span;
 use serde::Deserialize;
 use std::{
@@ -19,6 +23,16 @@ pub enum ConfigError {
         file: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Two settings do not fit, or one has no meaning.
+    #[error("{}: {key}: {reason}", file.display())]
+    Contradiction {
+        /// The configuration file.
+        file: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What is wrong and what would be right.
+        reason: String,
     },
     /// The file is not what it should be.
     #[error("{}: line {line}, {key:?}: {reason}", file.display())]
@@ -44,8 +58,41 @@ pub struct Config {
     /// Address and port.
     #[serde(default = "Config::listen_default")]
     pub listen: SocketAddr,
-    /// Certificate and key; required, since nothing but loopback is served in plain text.
-    pub tls: Tls,
+    /// Certificate and key; required, unless the command line asks for plain HTTP on loopback.
+    pub tls: Option<Tls>,
+    /// How much room there is.
+    #[serde(default)]
+    pub storage: Storage,
+    /// Who may do what; None: everybody everything.
+    pub auth: Option<Auth>,
+    /// Where pushes and deletions are written down.
+    pub audit: Option<Audit>,
+    /// Garbage collection.
+    #[serde(default)]
+    pub gc: Gc,
+    /// Reading blobs again.
+    #[serde(default)]
+    pub scrub: Scrub,
+    /// The registries that this one follows.
+    #[serde(default)]
+    pub replica: Vec<Replica>,
+}
+
+/// What the registry does besides serving: everything that has a default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// How much room there is.
+    pub storage: Storage,
+    /// Who may do what; None: everybody everything.
+    pub auth: Option<Auth>,
+    /// Where pushes and deletions are written down.
+    pub audit: Option<Audit>,
+    /// Garbage collection.
+    pub gc: Gc,
+    /// Reading blobs again.
+    pub scrub: Scrub,
+    /// The registries that this one follows.
+    pub replicas: Vec<Replica>,
 }
 
 /// `[tls]`
@@ -70,14 +117,51 @@ impl Config {
         SocketAddr::from(([0, 0, 0, 0], 5000))
     }
 
-    /// Reads and checks a file.
+    /// Reads and checks a file. `plain`: TLS may be left out.
     ///
     /// # Errors
     /// One line that names the file, the key and what would be right.
-    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+    pub fn load(file: &Path, plain: bool) -> Result<Self, ConfigError> {
         let text =
             fs::read_to_string(file).map_err(|source| ConfigError::Read { file: file.into(), source })?;
-        toml::from_str(&text).map_err(|error| content_error(file, &text, &error))
+        let config: Self = toml::from_str(&text).map_err(|error| content_error(file, &text, &error))?;
+        if config.tls.is_none() && !plain {
+            let reason = "missing; write [tls] with cert and key, the paths of two PEM files".to_owned();
+            return Err(ConfigError::Content { file: file.into(), line: 1, key: "tls".into(), reason });
+        }
+        if let Some((key, reason)) = config.contradictions().next() {
+            return Err(ConfigError::Contradiction { file: file.into(), key, reason });
+        }
+        Ok(config)
+    }
+
+    /// Everything that has a default.
+    pub(crate) fn options(&self) -> Options {
+        Options {
+            storage: self.storage.clone(),
+            auth: self.auth.clone(),
+            audit: self.audit.clone(),
+            gc: self.gc.clone(),
+            scrub: self.scrub.clone(),
+            replicas: self.replica.clone(),
+        }
+    }
+
+    /// What is well-formed and still makes no sense.
+    fn contradictions(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let bad_url = self.replica.iter().find(|replica| replica.address().is_none()).map(|replica| {
+            ("replica.url", format!("{:?} is no URL of a registry; write https://HOST:PORT", replica.url))
+        });
+        let half = self
+            .replica
+            .iter()
+            .find(|r| r.username.is_some() != r.password_file.is_some())
+            .map(|_| ("replica.username", "username and password_file belong together".to_owned()));
+        let nobody =
+            self.auth.as_ref().filter(|auth| auth.grant.is_empty() && !auth.anonymous_pull).map(|_| {
+                ("auth.grant", "nobody may do anything; write [[auth.grant]] with user and role".to_owned())
+            });
+        bad_url.into_iter().chain(half).chain(nobody)
     }
 }
 
@@ -107,7 +191,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("registry.toml");
         fs::write(&file, text).unwrap();
-        Config::load(&file).map_err(|e| e.to_string())
+        Config::load(&file, false).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -115,7 +199,7 @@ mod tests {
         let config = load("[tls]\ncert = \"/c\"\nkey = \"/k\"\n").unwrap();
         assert_eq!(config.root, Path::new("/var/lib/space-registry"));
         assert_eq!(config.listen.to_string(), "0.0.0.0:5000");
-        assert_eq!(config.tls.wait, Span(60_000));
+        assert_eq!(config.tls.unwrap().wait, Span(60_000));
     }
 
     #[test]

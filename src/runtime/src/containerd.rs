@@ -1,6 +1,8 @@
 //! Instances as containerd's containers and tasks, in a namespace of our own.
 
-use crate::{Found, Network, Runtime, RuntimeError, spec};
+mod exec;
+
+use crate::{Found, Network, Runtime, RuntimeError, logs::Logs, spec};
 use async_trait::async_trait;
 use containerd_client::{
     services::v1::{
@@ -20,14 +22,15 @@ use containerd_client::{
         v1::Status as TaskStatus,
     },
 };
-use model::{Desired, ImageRef, InstanceId};
+use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
+use oci_spec::{image::ImageConfiguration, runtime::Spec};
 use prost::Message;
 use std::{
-    collections::HashMap,
-    fs,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tokio::task::AbortHandle;
 use tonic::{Code, Request, transport::Channel};
 
 const NAMESPACE: &str = "spacecloud";
@@ -36,8 +39,8 @@ const SHIM: &str = "io.containerd.runc.v2";
 const DESIRED: &str = "spacecloud.desired";
 const ADDRESS: &str = "spacecloud.address";
 const STARTED: &str = "spacecloud.started";
-/// Logs of instances that are gone are kept up to this number.
-const OLD_LOGS: usize = 64;
+/// How often logs are looked after.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
 
@@ -84,7 +87,8 @@ impl Calls {
 pub struct Containerd {
     calls: Calls,
     network: Network,
-    logs: PathBuf,
+    logs: Logs,
+    tidying: AbortHandle,
     module: String,
     engine: Engine,
 }
@@ -110,19 +114,20 @@ impl Containerd {
         module: &str,
         engine: Engine,
     ) -> Result<Self, RuntimeError> {
-        fs::create_dir_all(logs).map_err(RuntimeError::io("create", logs))?;
+        let logs = Logs::open(logs)?;
         let channel = containerd_client::connect(socket)
             .await
             .map_err(|source| RuntimeError::Connect { socket: socket.to_owned(), source })?;
         let calls = Calls { channel };
-        Ok(Self { calls, network, logs: logs.to_owned(), module: module.to_owned(), engine })
+        let tidying = tokio::spawn(tidy(calls.clone(), logs.clone())).abort_handle();
+        Ok(Self { calls, network, logs, tidying, module: module.to_owned(), engine })
     }
 
     async fn create(&self, desired: &Desired) -> Result<String, RuntimeError> {
         let id = desired.id.to_string();
         let image = self.calls.image(desired.spec.image.as_str()).await?;
         let address = self.network.attach(&desired.id, &desired.spec).await?;
-        let spec = spec::build(desired, &image.config, &self.network.namespace(&desired.id), &self.module)?;
+        let spec = self.spec(desired, &image.config)?;
         let labels = HashMap::from([("containerd.io/gc.root".to_owned(), timestamp())]);
         let request = PrepareSnapshotRequest {
             snapshotter: SNAPSHOTTER.into(),
@@ -171,6 +176,12 @@ impl Containerd {
         Ok(address)
     }
 
+    fn spec(&self, desired: &Desired, image: &ImageConfiguration) -> Result<Spec, RuntimeError> {
+        let resolv_conf = Some(self.network.resolv_conf()).filter(|path| path.exists());
+        let netns = self.network.namespace(&desired.id);
+        spec::build(desired, image, &netns, &self.module, resolv_conf.as_deref())
+    }
+
     fn shim_options(&self) -> prost_types::Any {
         any(
             "containerd.runc.v1.Options",
@@ -199,7 +210,6 @@ impl Containerd {
             self.calls.request(RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: name });
         gone_is_fine(self.calls.snapshots().remove(request).await)
             .map_err(RuntimeError::call("remove the file system of", id))?;
-        self.prune_logs();
         detached
     }
 
@@ -208,20 +218,6 @@ impl Containerd {
         let answer = self.calls.containers().list(self.calls.request(request)).await;
         let containers = answer.map_err(RuntimeError::call("look up", id))?.into_inner().containers;
         Ok(containers.iter().find_map(read_desired))
-    }
-
-    /// Logs of running instances are recent; the oldest ones go first.
-    fn prune_logs(&self) {
-        let Ok(entries) = fs::read_dir(&self.logs) else { return };
-        let mut logs: Vec<(SystemTime, PathBuf)> = entries
-            .filter_map(Result::ok)
-            .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
-            .collect();
-        logs.sort();
-        let excess = logs.len().saturating_sub(OLD_LOGS);
-        for (_, path) in logs.into_iter().take(excess) {
-            let _ = fs::remove_file(path);
-        }
     }
 }
 
@@ -293,6 +289,23 @@ impl Runtime for Containerd {
         self.remove(id, desired.as_ref()).await
     }
 
+    async fn exec(
+        &self,
+        id: &InstanceId,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<Option<u32>, RuntimeError> {
+        self.calls.exec(id, command, limit).await
+    }
+
+    async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError> {
+        self.network.services().set(table).await
+    }
+
+    async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
+        self.network.services().connections(endpoints).await
+    }
+
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
         let request = self.calls.request(ListContainersRequest::default());
         let answer =
@@ -321,7 +334,28 @@ impl Runtime for Containerd {
     }
 
     fn log(&self, id: &InstanceId) -> PathBuf {
-        self.logs.join(format!("{id}.log"))
+        self.logs.path(id)
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        self.tidying.abort();
+    }
+}
+
+/// Looks after the logs now and then, for as long as the connection is used.
+async fn tidy(calls: Calls, logs: Logs) {
+    loop {
+        tokio::time::sleep(TIDY_EVERY).await;
+        let all = calls.request(ListContainersRequest::default());
+        // Without the list nothing may be called past; the next look will have it.
+        let Ok(answer) = calls.containers().list(all).await else { continue };
+        let alive = answer.into_inner().containers.iter().filter_map(|c| c.id.parse().ok()).collect();
+        let logs = logs.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || logs.tidy(&alive)).await {
+            tracing::warn!(%error, "cannot look after the instances' logs");
+        }
     }
 }
 

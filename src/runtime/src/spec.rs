@@ -7,8 +7,9 @@ use oci_spec::{
     image::ImageConfiguration,
     runtime::{
         Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxMemoryBuilder,
-        LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, ProcessBuilder,
-        RootBuilder, Spec, UserBuilder, get_default_maskedpaths, get_default_readonly_paths,
+        LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, Mount,
+        MountBuilder, ProcessBuilder, RootBuilder, Spec, UserBuilder, get_default_maskedpaths,
+        get_default_readonly_paths,
     },
 };
 use std::path::Path;
@@ -40,10 +41,24 @@ pub(crate) fn build(
     image: &ImageConfiguration,
     netns: &Path,
     module: &str,
+    resolv_conf: Option<&Path>,
 ) -> Result<Spec, RuntimeError> {
     let args = arguments(desired, image)
         .ok_or_else(|| bad_image(desired, "it names no command; set command in the app file"))?;
-    assemble(desired, image, netns, module, args).map_err(|e| bad_image(desired, &e.to_string()))
+    let refused = |e: OciSpecError| bad_image(desired, &e.to_string());
+    let mut spec = assemble(desired, image, netns, module, args).map_err(refused)?;
+    if let Some(file) = resolv_conf {
+        let mut mounts = spec.mounts().clone().unwrap_or_default();
+        mounts.push(bind(file, "/etc/resolv.conf").map_err(refused)?);
+        spec.set_mounts(Some(mounts));
+    }
+    Ok(spec)
+}
+
+/// A file of the module's, seen but not changed by the instance.
+fn bind(file: &Path, place: &str) -> Result<Mount, OciSpecError> {
+    let options = ["bind", "ro", "nosuid", "nodev", "noexec"].map(str::to_owned).to_vec();
+    MountBuilder::default().destination(place).source(file).typ("bind").options(options).build()
 }
 
 fn bad_image(desired: &Desired, reason: &str) -> RuntimeError {

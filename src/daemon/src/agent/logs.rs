@@ -35,14 +35,21 @@ pub(super) async fn send(path: PathBuf, wanted: LogWanted, out: Sender<FromAgent
     let mut open = out.send(part(text, !wanted.follow, String::new())).await.is_ok();
     while wanted.follow && open {
         tokio::time::sleep(PERIOD).await;
-        let mut text = Vec::new();
-        if file.read_to_end(&mut text).await.is_err() {
-            return;
-        }
+        let Ok(text) = more(&mut file).await else { return };
         if !text.is_empty() {
             open = out.send(part(text, false, String::new())).await.is_ok();
         }
     }
+}
+
+/// What was added. A log that is shorter than what was read of it has been turned: it is read from its beginning.
+async fn more(file: &mut File) -> std::io::Result<Vec<u8>> {
+    if file.metadata().await?.len() < file.stream_position().await? {
+        file.rewind().await?;
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).await?;
+    Ok(text)
 }
 
 /// All of it for 0.
@@ -61,6 +68,17 @@ fn last_lines(text: Vec<u8>, count: u32) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_log_that_was_turned_is_followed_from_its_new_beginning() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), "before\n").unwrap();
+        let mut file = File::open(path.path()).await.unwrap();
+        assert_eq!(more(&mut file).await.unwrap(), b"before\n");
+        assert_eq!(more(&mut file).await.unwrap(), b"");
+        std::fs::write(path.path(), "new\n").unwrap();
+        assert_eq!(more(&mut file).await.unwrap(), b"new\n");
+    }
 
     #[test]
     fn the_last_lines() {
