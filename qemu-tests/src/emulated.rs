@@ -7,7 +7,7 @@ use crate::control::{Control, Output};
 use crate::host;
 use crate::image::Image;
 use crate::module::{Link, Power};
-use crate::qemu::{self, GroundPorts, Start};
+use crate::qemu::{self, GroundPorts, Slots, Start};
 use crate::run_dir::ModulePaths;
 use crate::spawner::Spawner;
 use crate::{Limit, Provision, Qmp, SimError, Times, wait_for, within};
@@ -24,6 +24,7 @@ pub(crate) struct Emulated {
     paths: ModulePaths,
     ports: GroundPorts,
     image: Arc<Image>,
+    slots: Option<Slots>,
     spawner: Arc<Spawner>,
     backplane: Arc<Backplane>,
     start: Start,
@@ -46,6 +47,7 @@ pub(crate) struct Parts {
     pub(crate) paths: ModulePaths,
     pub(crate) ports: GroundPorts,
     pub(crate) image: Arc<Image>,
+    pub(crate) slots: Option<Slots>,
     pub(crate) spawner: Arc<Spawner>,
     pub(crate) backplane: Arc<Backplane>,
     pub(crate) start: Start,
@@ -55,10 +57,10 @@ pub(crate) struct Parts {
 impl Emulated {
     /// A board without power.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { slot, paths, ports, image, spawner, backplane, start, identity } = parts;
+        let Parts { slot, paths, ports, image, slots, spawner, backplane, start, identity } = parts;
         let (power, unplugged) = (Mutex::new(None), AtomicBool::new(false));
         let identity = Mutex::new(identity);
-        Self { slot, paths, ports, image, spawner, backplane, start, identity, power, unplugged }
+        Self { slot, paths, ports, image, slots, spawner, backplane, start, identity, power, unplugged }
     }
 
     fn slot(&self) -> u16 {
@@ -75,7 +77,7 @@ impl Emulated {
             let _ = std::fs::remove_file(stale);
         }
         let said = File::create(&paths.said).map_err(SimError::io("create", &paths.said))?;
-        let mut command = qemu::command(&self.slot, &self.image, paths, self.ports, self.start);
+        let mut command = qemu::command(&self.slot, &self.image, paths, self.ports, self.start, self.slots.as_ref());
         host::with_admin_path(&mut command);
         command
             .stdin(std::process::Stdio::null())
