@@ -10,7 +10,7 @@ use crate::{
 };
 use api::v1::Snapshot;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -65,9 +65,14 @@ fn failed(reason: impl Into<String>) -> SimError {
 /// The papers cannot be made.
 pub fn provision(plan: &mut crate::Plan) -> Result<Papers, SimError> {
     let papers = Papers::create()?;
+    let is_replica =
+        |roles: &BTreeSet<Role>| roles.contains(&Role::Registry) && !roles.contains(&Role::Server);
+    let replicas: Vec<_> =
+        plan.chassis.slots.iter().filter(|slot| is_replica(&slot.roles)).map(|slot| slot.number).collect();
     for slot in &plan.chassis.slots {
         let has = |role: Role| slot.roles.contains(&role);
-        plan.identities.insert(slot.number, papers.for_module(has(Role::Server), has(Role::Registry)));
+        let papers = papers.for_module(slot.number, has(Role::Server), has(Role::Registry), &replicas)?;
+        plan.identities.insert(slot.number, papers);
     }
     Ok(papers)
 }
