@@ -8,11 +8,7 @@ use super::{
     take, walk,
 };
 use crate::{digest::Digest, name::Repository};
-use std::{
-    collections::HashSet,
-    fs,
-    path::Path,
-};
+use std::{collections::HashSet, fs, path::Path};
 
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
