@@ -212,13 +212,16 @@ struct Life {
 
 impl Life {
     async fn run(mut self, found: Option<Found>) {
+        // What a crash left of an earlier try would be in the way; of an id that is new here there is nothing.
+        let mut remains = found.is_some();
         let mut running = found.filter(|f| f.running).map(|f| (f.address, f.started));
         let mut pause = FIRST_PAUSE;
         while !*self.stopped.borrow() {
             let outcome = match running.take() {
                 Some(running) => Ok(running),
-                None => self.start().await,
+                None => self.start(remains).await,
             };
+            remains = true;
             let message = match outcome {
                 Ok((address, started)) => {
                     let began = tokio::time::Instant::now();
@@ -245,11 +248,12 @@ impl Life {
         self.end().await;
     }
 
-    async fn start(&self) -> Result<(String, u64), RuntimeError> {
+    async fn start(&self, remains: bool) -> Result<(String, u64), RuntimeError> {
         self.see(Phase::Starting, "", &self.last, 0);
         let _turn = self.all.gate.enter(self.desired.spec.priority).await;
-        // What a crash left of an earlier try would be in the way.
-        self.all.runtime.stop(&self.desired.id, Duration::ZERO).await?;
+        if remains {
+            self.all.runtime.stop(&self.desired.id, Duration::ZERO).await?;
+        }
         self.all.runtime.pull(&self.desired.spec.image).await?;
         if !self.all.lease_holds() || *self.stopped.borrow() {
             return Err(RuntimeError::Fenced);
