@@ -64,6 +64,14 @@ impl Name {
         Ok(Self { host, repository: repository.to_owned(), reference })
     }
 
+    /// Docker's own registry leaves out a part of what it calls its official images.
+    pub(super) fn spelt_out(mut self) -> Self {
+        if self.host.as_deref() == Some("docker.io") && !self.repository.contains('/') {
+            self.repository = format!("library/{}", self.repository);
+        }
+        self
+    }
+
     /// The tag or digest, else `latest`.
     pub(super) fn reference(&self) -> Reference {
         self.reference.clone().unwrap_or_else(|| Reference::Tag("latest".into()))
@@ -135,6 +143,8 @@ mod tests {
         assert_eq!(plain.reference, tag("1"));
         let far = name("10.44.0.1:5000/a");
         assert_eq!((far.host.as_deref(), far.reference()), (Some("10.44.0.1:5000"), tag("latest").unwrap()));
+        assert_eq!(name("docker.io/debian:13").spelt_out().repository, "library/debian");
+        assert_eq!(name("quay.io/debian:13").spelt_out().repository, "debian");
         let digest = format!("sha256:{}", "a".repeat(64));
         let fixed = name(&format!("localhost/a__b/c-d:2@{digest}"));
         assert_eq!(fixed.reference().to_string(), digest);

@@ -107,6 +107,7 @@ async fn source(wire: &Arc<Wire>, ca: &str, args: &Push, limit: Duration) -> Res
             args.source
         )));
     };
+    let name = name.spelt_out();
     let wire = if is_cluster(&host, wire.address()) { wire.clone() } else { other(&host, ca, args, limit)? };
     let called = format!(
         "{}:{}",

@@ -106,11 +106,8 @@ impl Uploads<'_> {
                     self.progress.set(done.saturating_add(blob.size));
                     return Ok(sent);
                 }
-                Err(error) if error.may_pass() => self.patience.pause(error, &self.progress).await?,
-                Err(error) => {
-                    entry.forget();
-                    return Err(error);
-                }
+                // What the registry has stays good for a later run: after a cut, or when there is room again.
+                Err(error) => self.patience.pause(error, &self.progress).await?,
             }
             // The answer may be all that was lost.
             if matches!(self.has(&self.to.repository, &blob.digest, &self.scope).await, Ok(true)) {

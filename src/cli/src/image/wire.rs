@@ -239,9 +239,10 @@ impl Wire {
         });
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if self.login.is_none() => Err(self.nobody()),
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
-                Err(self.cut(&reason))
-            }
+            StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::GATEWAY_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS => Err(self.cut(&reason)),
             _ => Err(ImageError::Refused {
                 registry: self.address.clone(),
                 operation: operation.into(),
