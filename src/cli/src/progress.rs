@@ -29,6 +29,8 @@ impl Progress {
             let style = ProgressStyle::with_template(STYLE).unwrap_or_else(|_| ProgressStyle::default_bar());
             bar.set_style(style.progress_chars("=> "));
             bar.set_message(what.to_owned());
+            // However short it takes, it is seen.
+            bar.tick();
             bar.enable_steady_tick(Duration::from_millis(250));
             Shape::Bar(bar)
         } else {

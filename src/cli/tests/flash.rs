@@ -112,8 +112,9 @@ fn in_a_terminal_there_is_a_bar() {
         .expect("script (Debian's bsdutils) must be installed to test the bar");
     let seen = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{seen}");
-    assert!(seen.contains("=> ") && seen.contains("/s") && seen.contains(" left"), "{seen}");
-    assert!(seen.contains("verifying") && seen.contains("read back and right"), "{seen}");
+    let bar = |what: &str| seen.contains(&format!("{what} ")) && !seen.contains(&format!("{what}: "));
+    assert!(bar("writing") && bar("verifying") && seen.contains("/s") && seen.contains(" left"), "{seen}");
+    assert!(seen.contains("read back and right"), "{seen}");
     assert!(fs::read(desk.path().join("disk")).unwrap() == image);
 }
 

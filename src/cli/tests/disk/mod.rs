@@ -12,6 +12,8 @@ use std::{
 };
 
 const ESP_BYTES: u64 = 4 << 20;
+/// Bytes per second of an exported disk: slow enough that a test can do something meanwhile.
+const PACE: u64 = 16 << 20;
 
 /// A disk image as wic makes it: GPT, an EFI system partition, a root partition that is partly empty.
 pub(crate) fn wic(size: usize, seed: u64) -> Vec<u8> {
@@ -178,7 +180,9 @@ impl Drop for Exported {
 fn spawn(file: &Path, server: &str, more: &str) -> Child {
     Command::new("qemu-storage-daemon")
         .arg("--blockdev")
-        .arg(format!("driver=file,node-name=disk,filename={}", file.display()))
+        .arg(format!("driver=file,node-name=file,filename={}", file.display()))
+        .args(["--object", &format!("throttle-group,id=pace,x-bps-write={PACE}")])
+        .args(["--blockdev", "driver=throttle,node-name=disk,throttle-group=pace,file=file"])
         .args(["--nbd-server", server, "--export"])
         .arg(format!("type=nbd,id=e,node-name=disk,name=module{more}"))
         .stdin(Stdio::null())
