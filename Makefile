@@ -4,6 +4,8 @@ CARGO ?= cargo
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # How cargo's settings name this host, as X86_64_UNKNOWN_LINUX_GNU.
 HOST_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+# What cargo runs or tests then is run by root; cargo itself is not.
+AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(HOST_TRIPLE)_RUNNER="$(SUDO) -E")
 SAY := printf '\n== %s\n'
 export RUST_BACKTRACE ?= 0
 
@@ -75,7 +77,7 @@ layer-check:
 
 test-chassis: programs
 	@$(SAY) "three modules in QEMU, and three that are namespaces of this host (which takes root)"
-	$(if $(SUDO),CARGO_TARGET_$(HOST_TRIPLE)_RUNNER="$(SUDO) -E") $(CARGO) test --locked -p spacesim --features chassis -- --nocapture --test-threads=1
+	$(AS_ROOT) $(CARGO) test --locked -p spacesim --features chassis -- --nocapture --test-threads=1
 
 .PHONY: lint-quick
 lint-quick: host
@@ -93,6 +95,10 @@ bench: programs
 	$(CARGO) run -q --locked -p spacesim -- demo
 	@$(SAY) "the registry beside docker-registry and nginx"
 	$(CARGO) bench -q --locked -p registry --bench rivals
+	@$(SAY) "loss, drain and return on namespaces, beside Docker Swarm (needs root)"
+	$(AS_ROOT) $(CARGO) run -q --locked -p spacesim -- --backplane netns bench failover --runs 10 --swarm 3
+	$(AS_ROOT) $(CARGO) run -q --locked -p spacesim -- --backplane netns bench drain --runs 5
+	$(AS_ROOT) $(CARGO) run -q --locked -p spacesim -- --backplane netns bench return --runs 10
 
 clean:
 	$(CARGO) clean

@@ -3,11 +3,14 @@
 //! `GET /healthz` answers `ok`, `GET /` names app, instance and module. Every 200 ms (or TICK_MS) it prints
 //! `<epoch ms> <instance> <module>`, so that a reader of all outputs can prove that no instance ever ran twice
 //! at the same time. It is the first process of its container, so it must see to SIGTERM itself.
+//!
+//! `demo-app call ADDRESS:PORT` is its client: it calls `GET /` without pause, each time on a new connection, and
+//! prints ten times a second `<calls> <failed> <longest gap between two successes, ms>`, counted from the first success.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::FromRawFd;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const SIGTERM: i32 = 15;
 
@@ -32,6 +35,10 @@ struct Names {
 }
 
 fn main() {
+    let mut arguments = std::env::args().skip(1);
+    if let (Some("call"), Some(address)) = (arguments.next().as_deref(), arguments.next()) {
+        call_for_ever(&address);
+    }
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let name = |key: &str| std::env::var(key).unwrap_or_else(|_| host.clone());
     let names: &'static Names = Box::leak(Box::new(Names {
@@ -66,6 +73,60 @@ fn main() {
             std::process::exit(1);
         }
     }
+}
+
+const TELL_EVERY: Duration = Duration::from_millis(100);
+const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+fn call_for_ever(address: &str) -> ! {
+    let mut terminated = watch_sigterm();
+    std::thread::spawn(move || {
+        let mut byte = [0];
+        let _ = terminated.read(&mut byte);
+        std::process::exit(0);
+    });
+    let (mut calls, mut failed, mut longest) = (0_u64, 0_u64, Duration::ZERO);
+    let (mut last, mut told) = (None, Instant::now());
+    loop {
+        let outcome = call(address);
+        let now = Instant::now();
+        let Some(before) = last else {
+            match outcome {
+                Ok(()) => last = Some(now),
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+            continue;
+        };
+        calls += 1;
+        match outcome {
+            Ok(()) => {
+                longest = longest.max(now - before);
+                last = Some(now);
+            }
+            Err(error) => {
+                failed += 1;
+                eprintln!("failed: {error}");
+                // A refusal comes at once: without a pause one moment would count as thousands.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        if now - told >= TELL_EVERY {
+            told = now;
+            let mut out = std::io::stdout().lock();
+            let _ = writeln!(out, "{calls} {failed} {}", longest.as_millis()).and_then(|()| out.flush());
+        }
+    }
+}
+
+fn call(address: &str) -> std::io::Result<()> {
+    let wrong = |what: &str| std::io::Error::other(what.to_owned());
+    let address = address.parse().map_err(|_| wrong("no address"))?;
+    let mut stream = TcpStream::connect_timeout(&address, CALL_LIMIT)?;
+    stream.set_read_timeout(Some(CALL_LIMIT))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: service\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    if answer.starts_with("HTTP/1.1 200 ") && answer.ends_with('\n') { Ok(()) } else { Err(wrong("no whole answer")) }
 }
 
 fn watch_sigterm() -> std::fs::File {

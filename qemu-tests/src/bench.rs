@@ -10,12 +10,15 @@ use clap::ValueEnum;
 use rig::Rig;
 use serde::Serialize;
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Figure {
     /// From the cut of a module's link until all its instances run and are healthy elsewhere
     Failover,
+    /// A client that calls a service without pause while a module is drained and used again
+    Drain,
     /// From the return of a module until the instances are balanced again
     Return,
 }
@@ -78,6 +81,24 @@ pub struct Swarm {
     /// Each run's time.
     #[serde(skip)]
     pub each_s: Vec<f64>,
+}
+
+/// What clients notice of planned moves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Drain {
+    /// How often a module was drained and used again.
+    pub runs: u32,
+    /// Calls meanwhile, each on a connection of its own.
+    pub requests: u64,
+    /// Those without a whole answer.
+    pub failed_requests: u64,
+    /// The longest time between two answers, in milliseconds.
+    pub longest_gap_ms: u64,
+    /// Moves that were made.
+    pub moves: usize,
+    /// Calls a second.
+    #[serde(skip)]
+    pub rate: u64,
 }
 
 /// How quickly a module that comes back is used again.
@@ -145,6 +166,37 @@ pub fn failover(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Failover
         double_runs,
         swarm,
         each_s: times,
+    })
+}
+
+/// Measures what a client notices of drains, all of them on one chassis. `say` hears of each run.
+///
+/// # Errors
+/// The chassis does not come up, or a module is not drained or used again in time.
+pub fn drain(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Drain, SimError> {
+    let rig = Rig::start(options, "make-before-break")?;
+    rig.start_calling()?;
+    let (begun, first, mut moves) = (Instant::now(), rig.calls()?, 0);
+    for run in 1..=options.runs {
+        let made = rig.drain_and_return()?;
+        let now = rig.calls()?;
+        say(&format!(
+            "run {run}: {made} moves; up to now {} calls, {} failed, longest gap {} ms",
+            now.requests.saturating_sub(first.requests),
+            now.failed.saturating_sub(first.failed),
+            now.longest_gap_ms
+        ));
+        moves += made;
+    }
+    let last = rig.calls()?;
+    let requests = last.requests.saturating_sub(first.requests);
+    Ok(Drain {
+        runs: options.runs,
+        requests,
+        failed_requests: last.failed.saturating_sub(first.failed),
+        longest_gap_ms: last.longest_gap_ms,
+        moves,
+        rate: requests / begun.elapsed().as_secs().max(1),
     })
 }
 
@@ -228,6 +280,19 @@ pub fn table_of_failover(figures: &Failover, backplane: BackplaneKind) -> String
     lines.join("\n")
 }
 
+/// The figures of drains, for people.
+pub fn table_of_drain(figures: &Drain, backplane: BackplaneKind) -> String {
+    let Drain { runs, requests, failed_requests, longest_gap_ms, moves, rate } = figures;
+    [
+        format!("drain, {runs} runs, {} instances, {}:", rig::INSTANCES, demo::machine(backplane)),
+        format!("  calls, calls a second         {requests} {rate}"),
+        format!("  calls that failed             {failed_requests}"),
+        format!("  longest time without answer   {longest_gap_ms} ms"),
+        format!("  moves                         {moves}"),
+    ]
+    .join("\n")
+}
+
 /// The figures of a return, for people.
 pub fn table_of_return(figures: &Return, backplane: BackplaneKind) -> String {
     let Return { runs, median_s, moves, moves_needed, each_s } = figures;
@@ -279,5 +344,9 @@ mod tests {
         let mut names = keys(serde_json::to_value(back).unwrap());
         names.sort();
         assert_eq!(names, ["median_s", "moves", "moves_needed", "runs"]);
+        let drain = Drain { runs: 1, requests: 9, failed_requests: 0, longest_gap_ms: 1, moves: 6, rate: 3 };
+        let mut names = keys(serde_json::to_value(drain).unwrap());
+        names.sort();
+        assert_eq!(names, ["failed_requests", "longest_gap_ms", "moves", "requests", "runs"]);
     }
 }

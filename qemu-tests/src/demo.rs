@@ -110,7 +110,7 @@ pub fn run(options: &Options) -> Result<(), SimError> {
     let chassis = ChassisFile::parse(CHASSIS).map_err(|reason| SimError::Refused { reason })?;
     let mut cold = false;
     let mut show = |step: image::Step| {
-        cold = true;
+        cold |= step.done < step.total;
         screen.line(&format!("image: {} ({}/{})", step.name, step.done, step.total));
         screen.progress(&format!("image: {}", step.name), step.done, step.total);
     };

@@ -15,10 +15,19 @@ name = "bench"
 image = "registry.spacecloud:5000/demo/web:1"
 replicas = 10
 resources = { memory = "32MiB" }
-ports = [{ container = 8080 }]
+ports = [{ container = 8080, service = 80 }]
 health = { http = "/healthz", every = "1s" }
 env = { TICK_MS = "10" }
 grace = "2s"
+"#;
+/// Their client, an instance itself.
+const CALLER: &str = r#"
+name = "caller"
+image = "registry.spacecloud:5000/demo/web:1"
+command = ["/demo-app", "call", "SERVICE"]
+resources = { memory = "32MiB" }
+placement = { modules = ["MODULE"] }
+grace = "1s"
 "#;
 
 /// Moved `make-before-break`, as by default, or `stop-first`: then no two copies may ever overlap.
@@ -32,7 +41,16 @@ pub(super) struct Rig {
     // In the order of the drops: the cluster is asked no more before its chassis goes.
     cluster: Cluster,
     chassis: Chassis,
+    server: u16,
     lost: u16,
+}
+
+/// What the caller has counted since it began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Calls {
+    pub(super) requests: u64,
+    pub(super) failed: u64,
+    pub(super) longest_gap_ms: u64,
 }
 
 /// What was seen of a loss.
@@ -73,13 +91,10 @@ impl Rig {
         cluster.wait_for("all modules are ready", within(PATIENCE), |_| {}, ready)?;
         scenario::push(server.ground().registry, &directory, &demo)?;
         cluster.apply(&app(planned))?;
-        cluster.wait_for(
-            "the instances are healthy and spread evenly",
-            within(PATIENCE),
-            |_| {},
-            balanced,
-        )?;
-        Ok(Self { cluster, chassis, lost })
+        let even = |s: &Snapshot| balanced(s, INSTANCES);
+        cluster.wait_for("the instances are healthy and spread evenly", within(PATIENCE), |_| {}, even)?;
+        let server = server.slot();
+        Ok(Self { cluster, chassis, server, lost })
     }
 
     fn lost(&self) -> String {
@@ -103,15 +118,50 @@ impl Rig {
     /// Undoes the cut; returns when the instances are spread evenly again.
     pub(super) fn bring_it_back(&self) -> Result<Comeback, SimError> {
         let before = self.cluster.now();
-        let last_event = before.events.iter().map(|event| event.number).max().unwrap_or(0);
+        let even = |s: &Snapshot| balanced(s, INSTANCES);
         let begun = self.cluster.clock();
         self.chassis.module(self.lost)?.rejoin()?;
         let (after, _) =
-            self.cluster.wait_for("the instances are balanced", within(PATIENCE), |_| {}, balanced)?;
-        let moves =
-            after.events.iter().filter(|event| event.number > last_event && event.reason == "Moved").count();
-        let balanced_s = first(&self.cluster.history(), begun, balanced)?;
-        Ok(Comeback { balanced_s, moves, needed: needed(&counts(&before)) })
+            self.cluster.wait_for("the instances are balanced", within(PATIENCE), |_| {}, even)?;
+        let balanced_s = first(&self.cluster.history(), begun, even)?;
+        Ok(Comeback { balanced_s, moves: moves(&before, &after), needed: needed(&counts(&before)) })
+    }
+
+    /// Starts an instance on the server's module that calls the others by their service without pause.
+    pub(super) fn start_calling(&self) -> Result<(), SimError> {
+        let snapshot = self.cluster.now();
+        let app = snapshot.apps.iter().find(|app| app.name == "bench");
+        let service = app.and_then(|app| app.service.split([',', ' ']).next()).unwrap_or_default().to_owned();
+        let module = format!("module-{}", self.server);
+        self.cluster.apply(&CALLER.replace("SERVICE", &service).replace("MODULE", &module))?;
+        let calling = || self.calls().is_ok_and(|calls| calls.requests > 0);
+        crate::wait_until(&format!("calls to {service} are answered"), within(PATIENCE), calling).map(drop)
+    }
+
+    /// What it has counted up to now.
+    pub(super) fn calls(&self) -> Result<Calls, SimError> {
+        let read = "tail -n 1 $(ls -t /var/lib/spacecloud/logs/caller-1-*.log | head -n 1)";
+        let said = self.chassis.module(self.server)?.run(read, within(30.s()))?;
+        let numbers: Vec<u64> = said.split_whitespace().map_while(|word| word.parse().ok()).collect();
+        match numbers.as_slice() {
+            [requests, failed, gap] => {
+                Ok(Calls { requests: *requests, failed: *failed, longest_gap_ms: *gap })
+            }
+            _ => Err(refused(&format!("the caller says {:?}", said.trim()))),
+        }
+    }
+
+    /// Drains a module and lets it be used again; answers how many moves that took.
+    pub(super) fn drain_and_return(&self) -> Result<usize, SimError> {
+        let (drained, before) = (self.lost(), self.cluster.now());
+        let whole = |s: &Snapshot| all_ready(s, INSTANCES + 1);
+        let empty = |s: &Snapshot| whole(s) && s.instances.iter().all(|i| i.module != drained);
+        let even = |s: &Snapshot| balanced(s, INSTANCES + 1);
+        self.cluster.drain(&drained, true)?;
+        self.cluster.wait_for("the module is drained", within(PATIENCE), |_| {}, empty)?;
+        self.cluster.drain(&drained, false)?;
+        let (after, _) = self.cluster.wait_for("the module is used again", within(PATIENCE), |_| {}, even)?;
+        Ok(moves(&before, &after))
     }
 
     /// Replicas that ran twice at the same time, by what the instances themselves have written.
@@ -136,12 +186,18 @@ fn first(history: &[Moment], begun: u64, test: impl Fn(&Snapshot) -> bool) -> Re
     Ok(rounded(Duration::from_millis(moment.at - begun).as_secs_f64()))
 }
 
+/// Moves that the events between two snapshots tell of.
+fn moves(before: &Snapshot, after: &Snapshot) -> usize {
+    let last = before.events.iter().map(|event| event.number).max().unwrap_or(0);
+    after.events.iter().filter(|event| event.number > last && event.reason == "Moved").count()
+}
+
 /// All healthy, nothing moving, and no module with two more than another.
-fn balanced(snapshot: &Snapshot) -> bool {
+fn balanced(snapshot: &Snapshot, instances: usize) -> bool {
     let counts = counts(snapshot);
     let (least, most) =
         (counts.iter().min().copied().unwrap_or(0), counts.iter().max().copied().unwrap_or(0));
-    all_ready(snapshot, INSTANCES) && most - least <= 1
+    all_ready(snapshot, instances) && most - least <= 1
 }
 
 /// The fewest moves after which no module has two more than another.

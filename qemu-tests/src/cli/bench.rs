@@ -2,11 +2,14 @@
 
 use super::Place;
 use super::verbs::Format;
-use crate::SimError;
 use crate::bench::{self, Figure, Options};
+use crate::{BackplaneKind, SimError};
 use clap::Args;
 use serde::Serialize;
 use std::process::ExitCode;
+
+/// A tmpfs on every Linux host.
+const MEMORY: &str = "/dev/shm";
 
 #[derive(Debug, Args)]
 pub(super) struct Bench {
@@ -27,8 +30,16 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn run(&self, place: &Place) -> Result<ExitCode, SimError> {
         let (_, chassis) = place.chassis()?;
-        let dir = place.dir_of(&format!("{}-bench", chassis.name))?;
         let backplane = place.backplane;
+        let name = format!("{}-bench", chassis.name);
+        // In memory, so that figures do not hang on how busy the host's disk is; the same for all that is measured.
+        let memory = std::path::Path::new(MEMORY);
+        let dir = match &place.dir {
+            None if backplane == BackplaneKind::Netns && memory.is_dir() => {
+                memory.join(format!("spacesim-{}", nix::unistd::getuid())).join(name)
+            }
+            _ => place.dir_of(&name)?,
+        };
         let options = Options { backplane, dir, chassis, runs: self.runs, swarm: self.swarm };
         super::up::build_image()?;
         let mut say = |text: &str| eprintln!("{text}");
@@ -36,6 +47,10 @@ impl Bench {
             Figure::Failover => {
                 let figures = bench::failover(&options, &mut say)?;
                 self.print(&figures, || bench::table_of_failover(&figures, backplane))
+            }
+            Figure::Drain => {
+                let figures = bench::drain(&options, &mut say)?;
+                self.print(&figures, || bench::table_of_drain(&figures, backplane))
             }
             Figure::Return => {
                 let figures = bench::come_back(&options, &mut say)?;

@@ -190,8 +190,14 @@ impl Programs {
 fn spawn(service: &Service) -> std::io::Result<i32> {
     let missing = || std::io::Error::other("it names no program");
     let (program, arguments) = service.command.split_first().ok_or_else(missing)?;
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear().env("PATH", PATH).env("HOME", "/root").current_dir("/");
+    let mut command = Command::new("/usr/bin/nice");
+    command
+        .args(["-n", &service.nice.to_string(), program])
+        .args(arguments)
+        .env_clear()
+        .env("PATH", PATH)
+        .env("HOME", "/root")
+        .current_dir("/");
     command.envs(service.environment.iter().cloned());
     if let Some((user, state)) = &service.user {
         let (uid, gid) = identity_of(user)?;

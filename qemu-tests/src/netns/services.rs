@@ -23,16 +23,21 @@ pub(super) struct Service {
     pub(super) command: Vec<String>,
     /// Beyond PATH and HOME.
     pub(super) environment: Vec<(String, String)>,
+    /// As the unit's `Nice`.
+    pub(super) nice: i32,
     /// Somebody in the module's /etc/passwd, who owns the state directory; root if nobody is named.
     pub(super) user: Option<(String, PathBuf)>,
     /// It is left out where this file is not.
     pub(super) condition: Option<PathBuf>,
 }
 
+/// Heartbeats and fencing go before whatever instances compute.
+const FIRST: i32 = -10;
+
 impl Service {
     fn new(name: &str, command: &str) -> Self {
         let command = command.split_whitespace().map(str::to_owned).collect();
-        Self { name: name.to_owned(), command, environment: Vec::new(), user: None, condition: None }
+        Self { name: name.to_owned(), command, environment: Vec::new(), nice: 0, user: None, condition: None }
     }
 }
 
@@ -53,8 +58,8 @@ impl Software {
                 let registry = "/usr/bin/space-registry serve --config /etc/spacecloud/registry.toml";
                 vec![
                     containerd,
-                    Service::new("guard", &format!("{daemon} guard")),
-                    Service::new("spacecloudd", daemon),
+                    Service { nice: FIRST, ..Service::new("guard", &format!("{daemon} guard")) },
+                    Service { nice: FIRST, ..Service::new("spacecloudd", daemon) },
                     Service {
                         user: Some(("space-registry".to_owned(), "/var/lib/space-registry".into())),
                         condition: Some("/etc/spacecloud/registry.enabled".into()),
@@ -95,6 +100,7 @@ mod tests {
             let service = services.iter().find(|service| service.name == name).unwrap();
             let line = format!("ExecStart={}\n", service.command.join(" "));
             assert!(unit.contains(&line), "{name}: {line}");
+            assert_eq!(unit.contains(&format!("\nNice={}\n", service.nice)), service.nice != 0, "{name}");
             if let Some(condition) = &service.condition {
                 assert!(unit.contains(&format!("ConditionPathExists={}", condition.display())));
             }

@@ -64,14 +64,13 @@ impl Link {
     /// Time passes. Answers the new liveness if it changed.
     pub(crate) fn tick(&mut self, now: Now, timing: &Timing) -> Option<Liveness> {
         let silence = now.mono.saturating_sub(self.heard);
-        let next =
-            if self.liveness == Liveness::Lost || silence > timing.lease.0.saturating_add(timing.margin.0) {
-                Liveness::Lost
-            } else if silence > timing.suspect.0 && self.liveness == Liveness::Ready {
-                Liveness::Suspect
-            } else {
-                self.liveness
-            };
+        let next = if self.liveness == Liveness::Lost || now.mono >= self.lost_from(timing) {
+            Liveness::Lost
+        } else if silence > timing.suspect.0 && self.liveness == Liveness::Ready {
+            Liveness::Suspect
+        } else {
+            self.liveness
+        };
         if self.liveness == Liveness::Ready && now.mono.saturating_sub(self.ready_since) > FORGIVE_MS {
             self.losses = 0;
         }
@@ -83,6 +82,11 @@ impl Link {
         }
         self.liveness = next;
         Some(next)
+    }
+
+    /// From when on it counts as lost if nothing is heard.
+    fn lost_from(&self, timing: &Timing) -> u64 {
+        self.heard.saturating_add(timing.lease.0).saturating_add(timing.margin.0).saturating_add(1)
     }
 
     /// Milliseconds until it may take moved instances: longer with each recent loss.
@@ -105,5 +109,14 @@ impl Link {
             }
             Liveness::Ready => None,
         }
+    }
+}
+
+impl crate::Core {
+    /// The next moment, on the clock of [`Now::mono`], at which a module that stays silent counts as lost: the shell
+    /// need not step before that if nothing happens, and should not step much later.
+    pub fn next_loss(&self) -> Option<u64> {
+        let links = self.links.values().filter(|link| link.liveness != Liveness::Lost);
+        links.map(|link| link.lost_from(&self.timing)).min()
     }
 }

@@ -105,9 +105,15 @@ fn now() -> Now {
 }
 
 impl Owner {
+    /// Until the next step without an event: no later than a silent module counts as lost.
+    fn pause(&self) -> Duration {
+        let loss = self.core.next_loss().map(|at| Duration::from_millis(at.saturating_sub(boot_clock())));
+        loss.unwrap_or(self.tick).clamp(Duration::from_millis(1), self.tick)
+    }
+
     fn run(mut self, inbox: &Receiver<Command>) {
         loop {
-            let command = match inbox.recv_timeout(self.tick) {
+            let command = match inbox.recv_timeout(self.pause()) {
                 Ok(Command::Stop(done)) => {
                     let _ = done.send(());
                     return;
