@@ -1,11 +1,11 @@
 //! This module's part in the services: keeps the kernel's rules as the server says, and counts the connections of
 //! what is draining here.
 //!
-//! Read the last table → set it → tell which order it was of; a failure is told once and tried again.
+//! Read the last table (cut off: what is left of it here) → set it → tell which order it was of; a failure is told once and tried again.
 
 use super::instances::Instances;
 use crate::chain;
-use model::{Endpoint, Name, ServiceTable};
+use model::{Endpoint, InstanceId, Name, Phase, ServiceTable};
 use runtime::RuntimeError;
 use std::{
     sync::{
@@ -17,6 +17,8 @@ use std::{
 use tokio::sync::watch;
 
 const RETRY: Duration = Duration::from_millis(500);
+/// Between two looks at the lease.
+const LOOK: Duration = Duration::from_millis(200);
 /// Between two counts while something is draining.
 const COUNT: Duration = Duration::from_millis(100);
 
@@ -86,47 +88,76 @@ impl Services {
     ) {
         let mut told = String::new();
         let mut set: Option<Arc<ServiceTable>> = None;
-        while inbox.changed().await.is_ok() {
-            loop {
-                let wanted = inbox.borrow_and_update().clone();
-                let outcome = if set.as_ref() == Some(&wanted.table) {
-                    Ok(())
-                } else {
-                    instances.runtime.route(&wanted.table).await
-                };
-                match outcome {
-                    Ok(()) => {
+        // What an earlier process has set goes on until the server says something.
+        if inbox.changed().await.is_err() {
+            return;
+        }
+        loop {
+            let wanted = inbox.borrow_and_update().clone();
+            let cut_off = !instances.lease_holds();
+            let table = if cut_off {
+                Arc::new(alone(&wanted.table, &module, &instances))
+            } else {
+                wanted.table.clone()
+            };
+            let known = set.as_ref() == Some(&table);
+            let outcome = if known { Ok(()) } else { instances.runtime.route(&table).await };
+            let pause = match outcome {
+                Ok(()) => {
+                    set = Some(table.clone());
+                    if !known {
                         told.clear();
-                        set = Some(wanted.table);
-                        self.routed.send_replace((wanted.session, wanted.order));
+                    }
+                    let routed = (wanted.session, wanted.order);
+                    if !cut_off && self.routed.send_replace(routed) != routed {
                         instances.changed.notify_one();
                     }
-                    Err(error) => {
-                        set = None;
-                        tell(&mut told, &error);
-                        tokio::select! {
-                            () = tokio::time::sleep(RETRY) => {}
-                            changed = inbox.changed() => if changed.is_err() { return },
-                        }
-                        continue;
-                    }
+                    self.count(&table, &module, &instances, &mut told).await
                 }
-                let draining: Vec<Endpoint> =
-                    self.table().endpoints().filter(|e| e.draining && e.module == module).cloned().collect();
-                if draining.is_empty() {
-                    break;
+                Err(error) => {
+                    set = None;
+                    tell(&mut told, &error);
+                    RETRY
                 }
-                match instances.runtime.connections(&draining).await {
-                    Ok(counts) => instances.count(&counts),
-                    Err(error) => tell(&mut told, &error),
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(COUNT) => {}
-                    changed = inbox.changed() => if changed.is_err() { return },
-                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                changed = inbox.changed() => if changed.is_err() { return },
             }
         }
     }
+
+    /// Counts the connections of what is draining here; answers when to look again.
+    async fn count(
+        &self,
+        table: &ServiceTable,
+        module: &Name,
+        instances: &Instances,
+        told: &mut String,
+    ) -> Duration {
+        let draining: Vec<Endpoint> =
+            table.endpoints().filter(|e| e.draining && e.module == *module).cloned().collect();
+        if draining.is_empty() {
+            return LOOK;
+        }
+        match instances.runtime.connections(&draining).await {
+            Ok(counts) => instances.count(&counts),
+            Err(error) => tell(told, &error),
+        }
+        COUNT
+    }
+}
+
+/// What a module that is cut off can still reach: its own instances that may go on. The others would only make
+/// its clients wait.
+fn alone(table: &ServiceTable, module: &Name, instances: &Instances) -> ServiceTable {
+    let ready: Vec<InstanceId> =
+        instances.observed().into_iter().filter(|o| o.phase == Phase::Ready).map(|o| o.id).collect();
+    let mut own = table.clone();
+    for port in own.services.iter_mut().flat_map(|s| &mut s.ports) {
+        port.endpoints.retain(|e| e.module == *module && ready.contains(&e.instance));
+    }
+    own
 }
 
 fn tell(told: &mut String, error: &RuntimeError) {

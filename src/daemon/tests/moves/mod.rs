@@ -224,3 +224,21 @@ async fn an_agent_that_restarts_while_cut_off_keeps_what_it_may_keep() {
     assert!(runtime.running().iter().all(|id| runtime.starts(id) == 1), "it was adopted, not started anew");
     task.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_that_is_cut_off_serves_itself_with_what_it_keeps() {
+    let mut cluster = Cluster::start(2).await;
+    let app = "name='web'\nimage='registry.spacecloud:5000/demo:1'\nreplicas=2\nports=[{container=80, service=80}]\n\
+               migration={on_disconnect='keep'}\n";
+    cluster.apply(app).await.unwrap();
+    cluster.until("ready", all_ready(2)).await;
+    until_tables(&cluster, "two endpoints", |t| open_endpoints(t).len() == 2).await;
+    // The port is still there, but nobody answers on it: no module hears anything any more.
+    cluster.server.take().unwrap().stop();
+    until_tables(&cluster, "only its own", |t| open_endpoints(t).len() == 1).await;
+    for (slot, (runtime, _)) in &cluster.agents {
+        let table = runtime.table();
+        assert_eq!(open_endpoints(&table)[0].module.to_string(), format!("module-{slot}"));
+        assert_eq!(runtime.running().len(), 1);
+    }
+}
