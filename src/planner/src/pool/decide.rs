@@ -160,7 +160,10 @@ fn scored(scorer: &Scorer, node: &Node, asked: &Question) -> Verdict {
         Strategy::Spread | Strategy::Binpack => {
             BTreeMap::from([("allocated", classic::allocated(node, &asked.shape))])
         }
-        Strategy::Fgd | Strategy::Spacecloud => BTreeMap::from([("left", node.usable as f64)]),
+        Strategy::Fgd | Strategy::Spacecloud => {
+            let worth = scorer.worth(node, asked.strategy);
+            BTreeMap::from([("worth", worth), ("free", node.usable as f64)])
+        }
         Strategy::Tiling | Strategy::Random => BTreeMap::new(),
     };
     Verdict::Scored { score, parts }

@@ -123,10 +123,6 @@ impl Index {
         }
     }
 
-    pub(crate) fn cells(&self) -> usize {
-        self.scores.len()
-    }
-
     /// The highest score, the lowest number among equals; `without` is left out.
     pub(crate) fn best(&self, without: Option<u32>) -> Option<(u32, f64)> {
         let mut top = NONE;
@@ -203,12 +199,21 @@ fn best_of(scores: &[f64], first: u32, without: Option<u32>) -> Best {
     best
 }
 
-/// The indexes of the shapes that were asked for lately.
+/// The indexes of the questions that were asked lately.
 #[derive(Debug, Clone)]
 pub(crate) struct Indexes<K> {
-    known: BTreeMap<K, (Index, u64)>,
+    known: BTreeMap<K, Kept>,
     cells: usize,
     tick: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Kept {
+    index: Index,
+    /// When it was last asked for.
+    used: u64,
+    /// Scores that it has or is about to have.
+    cells: usize,
 }
 
 /// Scores kept at most: 24 MB, so that ten thousand nodes and hundreds of shapes stay far below 100 MB.
@@ -219,23 +224,24 @@ impl<K: Ord + Copy> Indexes<K> {
         Self { known: BTreeMap::new(), cells: 0, tick: 0 }
     }
 
-    /// The index of `key`; what was asked for longest ago makes room.
+    /// The index of `key` over so many nodes; what was asked for longest ago makes room.
     pub(crate) fn get(&mut self, key: K, nodes: usize) -> &mut Index {
         self.tick += 1;
-        if !self.known.contains_key(&key) {
-            while self.cells + nodes > CELLS {
-                let Some(oldest) = self.known.iter().min_by_key(|(_, (_, used))| *used).map(|(k, _)| *k)
-                else {
-                    break;
-                };
-                if let Some((index, _)) = self.known.remove(&oldest) {
-                    self.cells = self.cells.saturating_sub(index.cells());
-                }
-            }
-            self.cells += nodes;
+        let before = self.known.get(&key).map_or(0, |kept| kept.cells);
+        self.cells = self.cells.saturating_sub(before) + nodes;
+        while self.cells > CELLS {
+            let others = self.known.iter().filter(|(other, _)| **other != key);
+            let Some(oldest) = others.min_by_key(|(_, kept)| kept.used).map(|(oldest, _)| *oldest) else {
+                break;
+            };
+            let freed = self.known.remove(&oldest).map_or(0, |kept| kept.cells);
+            self.cells = self.cells.saturating_sub(freed);
         }
-        let (index, used) = self.known.entry(key).or_default();
-        *used = self.tick;
-        index
+        let kept = self.known.entry(key).or_default();
+        (kept.used, kept.cells) = (self.tick, nodes);
+        &mut kept.index
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,7 +95,7 @@ impl Outlook {
     }
 
     /// What the node is worth now.
-    fn now(&self, node: &Node) -> f64 {
+    pub(crate) fn worth(&self, node: &Node) -> f64 {
         let Some(row) = self.row(node.model, node.free.cpu) else { return 0.0 };
         let sum = row.singles(node) + row.several(node, node.whole, None);
         self.with_company(sum, &node.free)
@@ -104,7 +104,7 @@ impl Outlook {
     /// The worth that the node keeps less what it had: the higher the better, 0 at best as a rule. For a part of an
     /// accelerator also the device that keeps it so.
     pub(crate) fn score(&self, node: &Node, shape: &Shape) -> (f64, Option<u16>) {
-        let before = self.now(node);
+        let before = self.worth(node);
         let free = node.free.less(&shape.amounts);
         let Some(row) = self.row(node.model, free.cpu) else {
             return (-before, shape.is_share().then(|| node.tightest(shape).first().copied()).flatten());

@@ -142,6 +142,14 @@ impl Scorer {
         }
     }
 
+    /// What `fgd` or `spacecloud` sees in a node before the placement.
+    pub(crate) fn worth(&self, node: &Node, strategy: Strategy) -> f64 {
+        match strategy {
+            Strategy::Fgd => self.fragment.outlook.worth(node),
+            _ => self.prospect.outlook.worth(node),
+        }
+    }
+
     /// The unit level's filters that look at one node alone, then its balance and its scores.
     pub(crate) fn unit_score(&self, node: &Node, asked: &Question) -> Result<(f64, UnitScore), Left> {
         let (policy, shape) = (&self.policy(asked.policy), &asked.shape);
