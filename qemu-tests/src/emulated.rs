@@ -77,7 +77,8 @@ impl Emulated {
             let _ = std::fs::remove_file(stale);
         }
         let said = File::create(&paths.said).map_err(SimError::io("create", &paths.said))?;
-        let mut command = qemu::command(&self.slot, &self.image, paths, self.ports, self.start, self.slots.as_ref());
+        let mut command =
+            qemu::command(&self.slot, &self.image, paths, self.ports, self.start, self.slots.as_ref());
         host::with_admin_path(&mut command);
         command
             .stdin(std::process::Stdio::null())
