@@ -3,6 +3,7 @@ FILESEXTRAPATHS:prepend := "${@bb.utils.contains('DISTRO_FEATURES', 'spacecloud'
 
 SRC_URI:append = "${@bb.utils.contains('DISTRO_FEATURES', 'spacecloud', ' file://rauc-system.conf', '', d)}"
 
+# nooelint: oelint.task.noanonpython - an assignment would change builds that did not ask for it
 python () {
     if not bb.utils.contains("DISTRO_FEATURES", "spacecloud", True, False, d):
         return

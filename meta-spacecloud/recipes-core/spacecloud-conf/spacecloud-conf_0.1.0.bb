@@ -105,6 +105,9 @@ do_install() {
     install -d ${D}${nonarch_base_libdir}/udev/rules.d
     install -m 0644 ${S}/90-spacecloud.rules ${D}${nonarch_base_libdir}/udev/rules.d/
 
+    # The network script writes the names' server, which it knows only when it knows the slot.
+    ln -s /run/resolv.conf ${D}${sysconfdir}/resolv.conf
+
     # Mount points on the read-only root.
     install -d ${D}/data
     for name in spacecloud space-registry containerd docker; do

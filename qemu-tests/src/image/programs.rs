@@ -58,7 +58,7 @@ const PLAIN: u32 = 0o644;
 const EXECUTABLE: u32 = 0o755;
 
 /// Path on the module, mode, content.
-const FILES: [(&str, u32, &str); 25] = [
+const FILES: [(&str, u32, &str); 26] = [
     ("etc/containerd/certs.d/_default/hosts.toml", PLAIN, conf!("certs-default-hosts.toml")),
     ("etc/containerd/certs.d/registry.spacecloud:5000/hosts.toml", PLAIN, conf!("certs-registry-hosts.toml")),
     ("etc/containerd/config.toml", PLAIN, conf!("containerd-config.toml")),
@@ -79,6 +79,7 @@ const FILES: [(&str, u32, &str); 25] = [
     ("usr/lib/sysusers.d/spacecloud.conf", PLAIN, conf!("spacecloud.sysusers")),
     ("usr/libexec/spacecloud/network", EXECUTABLE, conf!("spacecloud-network")),
     ("etc/systemd/system/docker.service.d/spacecloud.conf", PLAIN, conf!("docker.service.conf")),
+    ("etc/systemd/system/rauc.service.d/twin.conf", PLAIN, include_str!("../../image/rauc.service.conf")),
     ("etc/rauc/system.conf", PLAIN, conf!("rauc-system.conf")),
     ("usr/lib/systemd/system/spacecloud-trial.service", PLAIN, conf!("spacecloud-trial.service")),
     ("usr/libexec/spacecloud/bootslot", EXECUTABLE, conf!("bootslot")),

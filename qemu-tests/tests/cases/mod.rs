@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What became of them, as (test, outcome).
-pub fn run(module: &Module) -> Vec<(String, String)> {
+pub(crate) fn run(module: &Module) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let cases = root.join("../meta-spacecloud/lib/oeqa/runtime/cases");
     let mut command = Command::new("python3");
@@ -34,7 +34,7 @@ pub fn run(module: &Module) -> Vec<(String, String)> {
 }
 
 /// None failed, and at least so many passed.
-pub fn pass(module: &Module, at_least: usize) {
+pub(crate) fn pass(module: &Module, at_least: usize) {
     let outcomes = run(module);
     let count = |what: &str| outcomes.iter().filter(|(_, outcome)| outcome == what).count();
     assert_eq!(count("failed"), 0, "{outcomes:?}");
