@@ -22,7 +22,7 @@ help:
 # One list, one place: qemu-tests/host-packages.
 host:
 	@missing=$$(sed 's/#.*//' qemu-tests/host-packages | tr -s ' \t' '\n' | grep . | while read -r p; do \
-	  dpkg-query -W -f '$${Status}' "$$p" 2>/dev/null | grep -q 'ok installed' || echo "$$p"; done); \
+	  dpkg-query -W -f '$${Status}' $$(echo "$$p" | tr '|' ' ') 2>/dev/null | grep -q 'ok installed' || echo "$${p%%|*}"; done); \
 	if [ -n "$$missing" ]; then \
 	  $(SAY) "installing host packages:" $$missing; \
 	  [ -z "$(SUDO)" ] || command -v $(SUDO) >/dev/null || { echo "that needs root: run it as root, or install sudo"; exit 1; }; \
@@ -70,6 +70,8 @@ lint: lint-quick
 bench: programs
 	@$(SAY) "figures of this machine, beside their limits"
 	$(CARGO) run -q --locked -p spacesim -- demo
+	@$(SAY) "the registry beside docker-registry and nginx"
+	$(CARGO) bench -q --locked -p registry --bench rivals
 
 clean:
 	$(CARGO) clean

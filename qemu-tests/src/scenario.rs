@@ -12,7 +12,7 @@ use crate::{
 };
 use api::v1::{Instance, Snapshot};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -75,13 +75,18 @@ fn ready(snapshot: &Snapshot, of: usize, where_wanted: impl Fn(&Instance) -> boo
 /// The papers cannot be made.
 pub fn provision(plan: &mut crate::Plan) -> Result<Papers, SimError> {
     let papers = Papers::create()?;
+    let is_replica =
+        |roles: &BTreeSet<Role>| roles.contains(&Role::Registry) && !roles.contains(&Role::Server);
+    let replicas: Vec<_> =
+        plan.chassis.slots.iter().filter(|slot| is_replica(&slot.roles)).map(|slot| slot.number).collect();
     for slot in &plan.chassis.slots {
         let has = |role: Role| slot.roles.contains(&role);
         let configuration = match plan.backplane {
             BackplaneKind::Qemu => papers::EMULATION.to_owned(),
             BackplaneKind::Netns => crate::netns::configuration(slot)?,
         };
-        let provision = papers.for_module(has(Role::Server), has(Role::Registry), &configuration);
+        let roles = (has(Role::Server), has(Role::Registry));
+        let provision = papers.for_module(slot.number, roles, &configuration, &replicas)?;
         plan.identities.insert(slot.number, provision);
     }
     Ok(papers)
