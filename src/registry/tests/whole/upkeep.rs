@@ -250,7 +250,7 @@ fn on_a_small_disk(home: &TempDir) -> Registry {
     if !nix::unistd::geteuid().is_root() {
         unshare.args(["--user", "--map-root-user"]);
     }
-    let child = unshare.args(["sh", "-c", &script]).stderr(Stdio::inherit()).spawn().unwrap();
+    let child = unshare.args(["sh", "-c", &script]).stderr(Stdio::null()).spawn().unwrap();
     let mut registry = Registry { child, port: 0 };
     registry.port = wait_for("the port file", || {
         assert!(registry.child.try_wait().unwrap().is_none(), "no registry on a small file system");
