@@ -57,18 +57,17 @@ impl Papers {
         Ok(Self { authority: kept, admin, token })
     }
 
-    /// What the module with these roles is given. `replicas` are the modules whose registry follows the server's;
-    /// `configuration` is laid over spacecloudd's own.
+    /// What the module with these roles is given. `configuration` is laid over spacecloudd's own; `replicas` are the
+    /// modules whose registry follows the server's.
     ///
     /// # Errors
     /// A certificate cannot be made.
     pub fn for_module(
         &self,
         number: u16,
-        server: bool,
-        registry: bool,
-        replicas: &[u16],
+        (server, registry): (bool, bool),
         configuration: &str,
+        replicas: &[u16],
     ) -> Result<Provision, SimError> {
         let drop_in = "/etc/spacecloud/spacecloud.toml.d/10-simulator.toml";
         let mut provision = Provision::new().file("/etc/spacecloud/token", 0o600, self.token.reveal()).file(

@@ -85,9 +85,9 @@ pub fn provision(plan: &mut crate::Plan) -> Result<Papers, SimError> {
             BackplaneKind::Qemu => papers::EMULATION.to_owned(),
             BackplaneKind::Netns => crate::netns::configuration(slot)?,
         };
-        let (server, registry) = (has(Role::Server), has(Role::Registry));
-        let papers = papers.for_module(slot.number, server, registry, &replicas, &configuration)?;
-        plan.identities.insert(slot.number, papers);
+        let roles = (has(Role::Server), has(Role::Registry));
+        let provision = papers.for_module(slot.number, roles, &configuration, &replicas)?;
+        plan.identities.insert(slot.number, provision);
     }
     Ok(papers)
 }
