@@ -110,7 +110,14 @@ fn network(slot: u16) -> Result<(), SimError> {
     }
     let address = crate::module::address(slot);
     let batch = format!("link set lo up\naddress add {address}/24 dev bp0\nlink set bp0 up\n");
-    feed("ip", &["-batch", "-"], batch.as_bytes())
+    feed("ip", &["-batch", "-"], batch.as_bytes())?;
+    // As the image's own network script does where there is none.
+    let resolv_conf = Path::new("/etc/resolv.conf");
+    if resolv_conf.exists() {
+        return Ok(());
+    }
+    let text = format!("nameserver 10.45.{slot}.1\nsearch space\n");
+    fs::write(resolv_conf, text).map_err(SimError::io("write", resolv_conf))
 }
 
 /// Runs one of the root's programs with `input` on its standard input.
