@@ -74,7 +74,7 @@ pub(crate) fn command(
     qemu.args(["-name", &format!("module-{}", slot.number)]);
     // Emulation with one host thread: with more, a guest that patches its own code panicked.
     qemu.args(["-M", "q35", "-accel", "tcg,thread=single", "-cpu", "max,la57=off"]);
-    qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     qemu.args(["-smp", &slot.cores.to_string(), "-m", &format!("{}M", slot.memory.0 >> 20)]);
     if let Some(slots) = slots {
         firmware(&mut qemu, slot.number, slots);
@@ -93,7 +93,7 @@ pub(crate) fn command(
 
 /// QEMU loads the kernel; base and programs are disks that all modules share.
 fn direct(qemu: &mut Command, slot: u16, image: &Image, start: Start) {
-    qemu.arg("-no-reboot").arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initrd);
+    qemu.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initrd);
     let mut arguments = Image::kernel_arguments(u8::try_from(slot).unwrap_or(u8::MAX));
     if let Some(khz) = start.tsc_khz {
         arguments.push_str(&format!(" tsc_early_khz={khz}"));
@@ -104,7 +104,8 @@ fn direct(qemu: &mut Command, slot: u16, image: &Image, start: Start) {
     }
 }
 
-/// UEFI starts systemd-boot from the module's own disk; a reset is a reset.
+/// UEFI starts systemd-boot from the module's own disk. A reset ends QEMU, as with a direct boot: a second start within
+/// one QEMU was seen to hang after the boot manager.
 fn firmware(qemu: &mut Command, slot: u16, slots: &Slots) {
     let code = option(Path::new(FIRMWARE));
     qemu.args(["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={code}")]);

@@ -6,7 +6,7 @@ mod cases;
 use spacesim::cluster::Cluster;
 use spacesim::image::Image;
 use spacesim::image::slots::{self, SlotImage};
-use spacesim::{Chassis, ChassisFile, Module, Plan, Slots, Times, scenario, twin, wait_until, within};
+use spacesim::{Chassis, ChassisFile, Module, Plan, Power, Slots, Times, scenario, twin, wait_until, within};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -71,7 +71,11 @@ fn prepare(image: &Image, folder: &Path) -> (Slots, String) {
 fn runs_from(module: &Module, slot: &str) {
     let what = format!("{} runs from slot {slot}", module.name());
     let expected = format!("rauc.slot={slot}");
-    wait_until(&what, within(300.s()), || {
+    wait_until(&what, within(400.s()), || {
+        // A reset ends QEMU; the board's power stays on.
+        if matches!(module.status(), Power::Dead { .. }) {
+            module.power_on().unwrap();
+        }
         module.run("cat /proc/cmdline", within(30.s())).is_ok_and(|said| said.contains(&expected))
     })
     .unwrap_or_else(|error| panic!("{error}; its console ends: {}", end_of(module)));
