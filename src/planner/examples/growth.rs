@@ -2,7 +2,9 @@
 //! `cargo run --release -p planner --example growth [FILE.svg]`.
 //!
 //! Each pool is filled to ten instances a node; then as many decisions are measured as the table says, each after the
-//! release of another instance, so that the pool stays as full as it is. Exit code 1 when a limit is missed.
+//! release of another instance, so that the pool stays as full as it is. The mean is of processor time, release
+//! included, so that other programs' turns do not count; the quantiles are of elapsed time. Exit code 1 when a limit
+//! is missed.
 #![allow(clippy::disallowed_types, reason = "a program that measures has a clock")]
 
 #[path = "../../cli/src/replay/chart.rs"]
@@ -117,6 +119,7 @@ fn measure(strategy: Strategy, nodes: usize) -> Measured {
     }
     let instances = held.len();
     let mut times: Vec<Duration> = Vec::with_capacity(DECISIONS);
+    let (begin, begin_on_cpu) = (Instant::now(), on_cpu());
     for _ in 0..DECISIONS {
         if !held.is_empty()
             && let Err(error) = pool.release(held.swap_remove(seed.below(held.len())))
@@ -129,11 +132,19 @@ fn measure(strategy: Strategy, nodes: usize) -> Measured {
         times.push(start.elapsed());
         held.extend(decision.ok().map(|placed| placed.ticket));
     }
+    let elapsed = begin.elapsed();
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
-    let mean = micros(times.iter().sum::<Duration>()) / times.len() as f64;
+    let spent = on_cpu().zip(begin_on_cpu).map_or(elapsed, |(end, begin)| end.saturating_sub(begin));
+    let mean = micros(spent) / times.len() as f64;
     times.sort_unstable();
     let at = |percent: usize| times.get(times.len() * percent / 100).copied().map_or(0.0, micros);
     Measured { mean, p50: at(50), p99: at(99), instances, memory: resident() }
+}
+
+/// How long this thread has had a processor, where the system tells.
+fn on_cpu() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
 /// Of this whole program, in MiB; 0 where the system does not tell.

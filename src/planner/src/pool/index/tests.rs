@@ -12,7 +12,7 @@ fn nodes(count: usize) -> Vec<Node> {
 
 fn set(nodes: &mut [Node], log: &mut Log, at: usize, cpu: u64) {
     nodes[at].free.cpu = cpu;
-    nodes[at].changed = log.push(at as u32, nodes.len());
+    nodes[at].changed = log.push(u32::try_from(at).unwrap(), nodes.len());
 }
 
 fn by_cpu(node: &Node) -> f64 {
