@@ -28,7 +28,9 @@ pub enum BadMessage {
 pub fn to_desired(desired: &Desired) -> Result<v1::Desired, BadMessage> {
     let spec_json = serde_json::to_string(&desired.spec)
         .map_err(|source| BadMessage::Json { field: "spec_json", source })?;
-    Ok(v1::Desired { id: desired.id.to_string(), spec_json })
+    let binding_json = serde_json::to_string(&desired.binding)
+        .map_err(|source| BadMessage::Json { field: "binding_json", source })?;
+    Ok(v1::Desired { id: desired.id.to_string(), spec_json, binding_json })
 }
 
 /// From an order.
@@ -38,7 +40,13 @@ pub fn to_desired(desired: &Desired) -> Result<v1::Desired, BadMessage> {
 pub fn from_desired(desired: &v1::Desired) -> Result<Desired, BadMessage> {
     let spec = serde_json::from_str(&desired.spec_json)
         .map_err(|source| BadMessage::Json { field: "spec_json", source })?;
-    Ok(Desired { id: desired.id.parse()?, spec })
+    let binding = match desired.binding_json.as_str() {
+        "" => model::Binding::default(),
+        text => {
+            serde_json::from_str(text).map_err(|source| BadMessage::Json { field: "binding_json", source })?
+        }
+    };
+    Ok(Desired { id: desired.id.parse()?, spec, binding })
 }
 
 /// For a heartbeat.
@@ -58,7 +66,8 @@ pub fn to_observed(seen: &Observed) -> v1::Observed {
 /// # Errors
 /// A bad id or phase.
 pub fn from_observed(seen: v1::Observed) -> Result<Observed, BadMessage> {
-    let phases = [Phase::Starting, Phase::Running, Phase::Ready, Phase::BackOff, Phase::Stopping];
+    let phases =
+        [Phase::Starting, Phase::Running, Phase::Ready, Phase::BackOff, Phase::Succeeded, Phase::Stopping];
     let phase = phases
         .into_iter()
         .find(|p| p.as_str() == seen.phase)

@@ -3,7 +3,7 @@
 use crate::{Refusal, link::Link};
 use model::{
     App, AppSpec, Desired, Event as EventRecord, Instance, InstanceId, Liveness, Module, Name, Now, Observed,
-    Record, RecordKind, Severity, Timing,
+    Plan, Record, RecordKind, ResourceName, ResourceState, Run, Severity, Success, Timing,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +25,30 @@ pub enum Request {
         /// Move away what runs there.
         draining: bool,
     },
+    /// Take one accelerator out of use, or give it back.
+    Maintenance {
+        /// Where.
+        module: Name,
+        /// Which.
+        number: u32,
+        /// False gives it back.
+        maintenance: bool,
+    },
+    /// Change what the instances of an app have, while they run.
+    Resize(Name, Amounts),
+    /// Take a lost module off the register.
+    Forget(Name),
+}
+
+/// The amounts to change; what is none stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Amounts {
+    /// Cores.
+    pub cpu: Option<model::Cpu>,
+    /// Memory.
+    pub memory: Option<model::Bytes>,
+    /// Disk.
+    pub disk: Option<model::Bytes>,
 }
 
 /// An agent's heartbeat.
@@ -102,9 +126,21 @@ pub struct Core {
     pub(crate) stopped_by: BTreeMap<InstanceId, u64>,
     /// When each move under way began.
     pub(crate) moves: BTreeMap<InstanceId, u64>,
+    /// Windows of tasks.
+    pub(crate) plans: BTreeMap<Name, Plan>,
+    /// The resource-state table.
+    pub(crate) resources: BTreeMap<(Name, ResourceName), ResourceState>,
+    /// The history queue.
+    pub(crate) runs: BTreeMap<u64, Run>,
+    /// The device-level queue.
+    pub(crate) successes: BTreeMap<String, Success>,
+    /// The runs that are not over.
+    pub(crate) open_runs: BTreeMap<InstanceId, u64>,
+    /// Modules whose resource states may have changed.
+    pub(crate) touched: BTreeSet<Name>,
     pub(crate) now: Now,
     changed: BTreeMap<(RecordKind, String), Option<Record>>,
-    reorder: BTreeSet<Name>,
+    pub(crate) reorder: BTreeSet<Name>,
 }
 
 /// Events kept.
@@ -122,6 +158,12 @@ impl Core {
             links: BTreeMap::new(),
             stopped_by: BTreeMap::new(),
             moves: BTreeMap::new(),
+            plans: BTreeMap::new(),
+            resources: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            successes: BTreeMap::new(),
+            open_runs: BTreeMap::new(),
+            touched: BTreeSet::new(),
             now,
             changed: BTreeMap::new(),
             reorder: BTreeSet::new(),
@@ -131,6 +173,7 @@ impl Core {
                 Record::App(app) => drop(core.apps.insert(app.name().clone(), app)),
                 Record::Module(module) => {
                     core.links.insert(module.name.clone(), Link::unheard(now));
+                    core.touched.insert(module.name.clone());
                     core.modules.insert(module.name.clone(), module);
                 }
                 Record::Instance(instance) => {
@@ -140,6 +183,17 @@ impl Core {
                     core.instances.insert(instance.id.clone(), *instance);
                 }
                 Record::Event(event) => drop(core.events.insert(event.number, event)),
+                Record::Plan(plan) => drop(core.plans.insert(plan.task.clone(), *plan)),
+                Record::Resource(state) => {
+                    core.resources.insert((state.module.clone(), state.resource), state);
+                }
+                Record::Run(run) => {
+                    if run.outcome == model::Outcome::Running {
+                        core.open_runs.insert(run.instance.clone(), run.number);
+                    }
+                    core.runs.insert(run.number, run);
+                }
+                Record::Success(success) => drop(core.successes.insert(success.code.clone(), success)),
             }
         }
         core
@@ -171,6 +225,7 @@ impl Core {
         };
         self.pass_time(&mut output);
         self.reconcile();
+        self.refresh_resources();
         self.emit(&mut output);
         Ok((reply, output))
     }
@@ -184,6 +239,7 @@ impl Core {
         if self.modules.get(&name) != Some(&module) {
             self.put_module(module);
         }
+        self.touched.insert(name.clone());
         let now = self.now;
         self.links.entry(name.clone()).or_insert_with(|| Link::unheard(now)).hello(now);
         // Order numbers start anew with each connection.
@@ -203,6 +259,9 @@ impl Core {
             return false;
         }
         let after = link.liveness;
+        if before != after {
+            self.touched.insert(name.clone());
+        }
         if before != after && before == Liveness::Returning {
             self.event(Severity::Normal, name, "Ready", "takes work".to_owned());
         }
@@ -279,7 +338,7 @@ impl Core {
                 if instance.is_stopping() {
                     self.stopped_by.entry(instance.id.clone()).or_insert(number);
                 } else {
-                    desired.push(Desired { id: instance.id.clone(), spec: instance.spec.clone() });
+                    desired.push(self.desired(instance));
                 }
             }
             output.orders.insert(name, Order { number, desired });
@@ -301,26 +360,36 @@ impl Core {
 
     pub(crate) fn put_module(&mut self, module: Module) {
         self.note(Record::Module(module.clone()));
+        self.touched.insert(module.name.clone());
         self.modules.insert(module.name.clone(), module);
     }
 
     /// Records an instance; its module is sent a new order when what it should run changes.
     pub(crate) fn put_instance(&mut self, instance: Instance) {
-        let wanted = |i: &Instance| i.module.clone().map(|m| (m, i.is_stopping()));
+        let wanted = |i: &Instance| {
+            let has = (i.is_stopping(), i.spec.resources, i.binding.clone());
+            i.module.clone().map(|m| (m, has))
+        };
         let before = self.instances.get(&instance.id).and_then(wanted);
         let after = wanted(&instance);
         if before != after {
-            self.reorder.extend(before.into_iter().chain(after).map(|(module, _)| module));
+            let modules: Vec<Name> = before.into_iter().chain(after).map(|(module, _)| module).collect();
+            self.touched.extend(modules.iter().cloned());
+            self.reorder.extend(modules);
         }
+        self.follow_run(&instance);
         self.note(Record::Instance(Box::new(instance.clone())));
         self.instances.insert(instance.id.clone(), instance);
     }
 
     pub(crate) fn remove_instance(&mut self, id: &InstanceId) {
-        if let Some(old) = self.instances.remove(id)
-            && !old.is_stopping()
-        {
-            self.reorder.extend(old.module);
+        self.close_run(id, None);
+        if let Some(old) = self.instances.remove(id) {
+            self.touched.extend(old.module.clone());
+            // Cores that nobody is pinned to any more are everybody's again.
+            if !old.is_stopping() || !old.binding.cores.is_empty() {
+                self.reorder.extend(old.module);
+            }
         }
         self.stopped_by.remove(id);
         self.moves.remove(id);
@@ -352,8 +421,12 @@ impl Core {
         }
     }
 
-    fn note(&mut self, record: Record) {
+    pub(crate) fn note(&mut self, record: Record) {
         self.changed.insert((record.kind(), record.key()), Some(record));
+    }
+
+    pub(crate) fn forget(&mut self, kind: RecordKind, key: String) {
+        self.changed.insert((kind, key), None);
     }
 
     /// All apps, by name.

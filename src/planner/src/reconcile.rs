@@ -5,6 +5,7 @@ use model::{App, Instance, InstanceId, Name, OnDisconnect, Phase, PlannedMove, R
 
 impl Core {
     pub(crate) fn reconcile(&mut self) {
+        self.run_tasks();
         self.stop_unwanted();
         self.finish_moves();
         self.fill_replicas();
@@ -23,7 +24,9 @@ impl Core {
             "Lost",
             format!("not heard; {} instances are replaced", there.len()),
         );
+        self.touched.insert(name.clone());
         for instance in there {
+            self.close_run(&instance.id, Some(model::Outcome::Lost));
             self.remove_instance(&instance.id);
             let kept = instance.spec.migration.on_disconnect == OnDisconnect::Keep;
             let word = if kept {
@@ -47,7 +50,7 @@ impl Core {
             .values()
             .filter(|i| !i.is_stopping())
             .filter(|i| {
-                self.apps.get(&i.spec.name).is_none_or(|app| i.id.replica().number > app.spec.replicas)
+                self.apps.get(&i.spec.name).is_none_or(|app| i.id.replica().number > self.wanted(app))
             })
             .map(|i| i.id.clone())
             .collect();
@@ -56,7 +59,7 @@ impl Core {
         }
     }
 
-    fn stop(&mut self, id: &InstanceId) {
+    pub(crate) fn stop(&mut self, id: &InstanceId) {
         self.moves.remove(id);
         let Some(instance) = self.instances.get(id).cloned() else { return };
         if instance.module.is_none() {
@@ -106,7 +109,7 @@ impl Core {
     fn fill_replicas(&mut self) {
         let apps: Vec<App> = self.apps.values().cloned().collect();
         for app in apps {
-            for number in 1..=app.spec.replicas {
+            for number in 1..=self.wanted(&app) {
                 let replica = ReplicaId { app: app.name().clone(), number };
                 if !self.instances.values().any(|i| *i.id.replica() == replica) {
                     self.create(&replica, None, "new replica");
@@ -136,6 +139,7 @@ impl Core {
             spec,
             revision,
             module: None,
+            binding: model::Binding::default(),
             phase: Phase::Pending,
             replaces,
             restarts: 0,
@@ -164,13 +168,11 @@ impl Core {
     fn place(&mut self, id: &InstanceId, only: Option<&Name>) {
         let Some(mut instance) = self.instances.get(id).cloned() else { return };
         let from = instance.replaces.as_ref().and_then(|old| self.instances.get(old)).and_then(|old| {
-            // An update may stay where it is; a drain or a rebalance may not.
-            (old.revision == instance.revision).then(|| old.module.clone()).flatten()
+            // An update may stay where it is, and so may what leaves one accelerator; a drain or a rebalance may not.
+            let stays = old.revision != instance.revision || self.out_of_use(old).is_some();
+            if stays { None } else { old.module.clone() }
         });
-        let mut decision = self.decide(&instance.spec, from.as_ref(), &instance.decision.cause);
-        if let Some(only) = only {
-            decision.chosen = Some(only.clone());
-        }
+        let decision = self.decide_placement(&instance, from.as_ref(), only);
         let message = decision.refusal();
         if decision.chosen.is_none()
             && message == instance.message
@@ -184,8 +186,10 @@ impl Core {
             self.event(Severity::Warning, instance.id.replica(), "Pending", message.clone());
         }
         instance.module.clone_from(&decision.chosen);
+        instance.binding.clone_from(&decision.binding);
         instance.message = message;
         instance.decision = decision;
+        self.placed(&instance);
         self.put_instance(instance);
     }
 
@@ -200,6 +204,13 @@ impl Core {
                 let app = self.apps.get(&i.spec.name)?;
                 let cause = if i.revision != app.revision {
                     format!("update to revision {}", app.revision)
+                } else if let Some(out) = self.out_of_use(i) {
+                    if !out.device_is_gone && !self.could_move(i) {
+                        return None;
+                    }
+                    let planned =
+                        if out.device_is_gone { PlannedMove::StopFirst } else { app.spec.migration.planned };
+                    return Some((i.id.clone(), out.cause, planned));
                 } else if module.draining {
                     format!("drain of {}", module.name)
                 } else {

@@ -25,6 +25,49 @@ pub enum Refusal {
     /// No such module.
     #[error("there is no module {0}; `spacectl get modules` lists them")]
     NoModule(Name),
+    /// No such accelerator.
+    #[error("{module} has no accelerator {number}; `spacectl get resources` lists them")]
+    NoAccelerator {
+        /// Where.
+        module: Name,
+        /// Which.
+        number: u32,
+    },
+    /// It is not lost.
+    #[error("{0} is still heard; take its power away, or drain it, before it is forgotten")]
+    StillThere(Name),
+    /// Plans that cannot be kept.
+    #[error("{}", .0.join("; "))]
+    Conflict(Vec<String>),
+    /// Tasks that wait for each other.
+    #[error("after: {0} come after each other in a circle; leave out one of them")]
+    Circle(String),
+    /// A task comes after one that does not exist.
+    #[error("after: {after:?}, which {task} comes after, is no task; apply it in the same request or before")]
+    NoTask {
+        /// Who says so.
+        task: Name,
+        /// Who is missing.
+        after: Name,
+    },
+    /// A window that is over already.
+    #[error("{task}: end: {end} is not after {start}, when it could start; give it a later end")]
+    Over {
+        /// Whose.
+        task: Name,
+        /// Its end.
+        end: String,
+        /// Its start.
+        start: String,
+    },
+    /// What is asked for is not free where the instance is.
+    #[error("{instance}: {reason}; free some there, or move it by changing its app file")]
+    NoRoom {
+        /// Whose.
+        instance: String,
+        /// What is short.
+        reason: String,
+    },
 }
 
 impl Core {
@@ -34,28 +77,37 @@ impl Core {
             Request::Delete(names) => self.delete(&names),
             Request::Scale(name, replicas) => self.scale(&name, replicas),
             Request::Cordon { module, cordoned, draining } => self.cordon(&module, cordoned, draining),
+            Request::Maintenance { module, number, maintenance } => {
+                self.set_maintenance(&module, number, maintenance)
+            }
+            Request::Resize(name, amounts) => self.resize(&name, amounts),
+            Request::Forget(module) => self.forget_module(&module),
         }
     }
 
-    fn apply(&mut self, specs: Vec<AppSpec>) -> Result<Reply, Refusal> {
+    fn apply(&mut self, mut specs: Vec<AppSpec>) -> Result<Reply, Refusal> {
         let mut seen = BTreeSet::new();
-        for spec in &specs {
+        for spec in &mut specs {
             spec.check()?;
+            self.resolve_window(spec);
+        }
+        for spec in &specs {
             if !seen.insert(&spec.name) {
                 return Err(SpecError::Duplicate { name: spec.name.to_string() }.into());
             }
             self.refuse_too_large(spec)?;
         }
+        let mut plans = self.plan_set(&specs)?;
         let mut lines = Vec::new();
         for spec in specs {
             let name = spec.name.clone();
+            let kind = spec.kind.as_str();
             let word = match self.apps.get(&name) {
-                Some(app) if app.spec == spec => "unchanged",
+                Some(app) if app.spec == spec && !plans.contains_key(&name) => "unchanged",
                 Some(app) => {
                     let mut app = app.clone();
-                    // A new number of replicas alone leaves the running instances as they are.
-                    let same_but_replicas = AppSpec { replicas: spec.replicas, ..app.spec.clone() } == spec;
-                    if !same_but_replicas {
+                    // A new number of replicas, or a new window, leaves the running instances as they are.
+                    if !same_but_replicas(&app.spec, &spec) {
                         app.revision += 1;
                     }
                     app.spec = spec;
@@ -74,10 +126,16 @@ impl Core {
                     "created"
                 }
             };
-            if word != "unchanged" {
-                self.event(Severity::Normal, &name, "Applied", format!("app {word}"));
+            if kind == "app" {
+                self.drop_plan(&name);
             }
-            lines.push(format!("app {name} {word}"));
+            if word != "unchanged" {
+                self.event(Severity::Normal, &name, "Applied", format!("{kind} {word}"));
+            }
+            lines.push(match plans.remove(&name) {
+                Some(plan) => format!("{kind} {name} {word}: {}", self.adopt_plan(plan)),
+                None => format!("{kind} {name} {word}"),
+            });
         }
         Ok(Reply { lines })
     }
@@ -102,9 +160,10 @@ impl Core {
         }
         let mut lines = Vec::new();
         for name in names {
+            let kind = if self.drop_plan(name) { "task" } else { "app" };
             self.remove_app(name);
-            self.event(Severity::Normal, name, "Deleted", "app deleted".to_owned());
-            lines.push(format!("app {name} deleted"));
+            self.event(Severity::Normal, name, "Deleted", format!("{kind} deleted"));
+            lines.push(format!("{kind} {name} deleted"));
         }
         Ok(Reply { lines })
     }
@@ -130,4 +189,10 @@ impl Core {
         self.event(Severity::Normal, name, "Operator", word.to_owned());
         Ok(Reply { lines: vec![format!("module {name} {word}")] })
     }
+}
+
+/// Whether the running instances of `old` are as `new` wants them.
+fn same_but_replicas(old: &AppSpec, new: &AppSpec) -> bool {
+    let AppSpec { replicas, start, end, duration, after, code, .. } = new.clone();
+    AppSpec { replicas, start, end, duration, after, code, ..old.clone() } == *new
 }
