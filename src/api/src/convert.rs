@@ -1,5 +1,6 @@
+use crate::tables::view_decision;
 use crate::v1;
-use model::{App, Decision, Desired, Event, Instance, Liveness, Module, Observed, Phase, SpecError, Verdict};
+use model::{App, Desired, Event, Instance, Liveness, Module, Observed, Phase, SpecError};
 use thiserror::Error;
 
 /// A message of the other side makes no sense.
@@ -139,24 +140,8 @@ pub fn view_instance(instance: &Instance) -> v1::Instance {
         image: instance.spec.image.to_string(),
         replaces: instance.replaces.as_ref().map(ToString::to_string).unwrap_or_default(),
         decision: Some(view_decision(&instance.decision)),
+        binding: instance.binding.words(),
     }
-}
-
-fn view_decision(decision: &Decision) -> v1::Decision {
-    let candidates = decision
-        .candidates
-        .iter()
-        .map(|c| match &c.verdict {
-            Verdict::Filtered(why) => {
-                v1::Candidate { module: c.module.to_string(), filtered: why.clone(), score: 0.0 }
-            }
-            Verdict::Score(score) => {
-                v1::Candidate { module: c.module.to_string(), filtered: String::new(), score: *score }
-            }
-        })
-        .collect();
-    let chosen = decision.chosen.as_ref().map(ToString::to_string).unwrap_or_default();
-    v1::Decision { cause: decision.cause.clone(), chosen, candidates, at: decision.at }
 }
 
 /// For people: an event.

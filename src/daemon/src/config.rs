@@ -1,10 +1,10 @@
 //! spacecloud.toml.
 
 use model::{Bytes, Name, Timing};
-use runtime::Fence;
+use runtime::{AcceleratorSlot, Accelerators, Fence};
 use serde::Deserialize;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -107,6 +107,10 @@ pub struct AgentConfig {
     pub reserved: Bytes,
     /// For placement.
     pub labels: BTreeMap<String, String>,
+    /// Which number the device in each PCIe slot has.
+    pub accelerators: Vec<AcceleratorSlot>,
+    /// Where the kernel's view of the devices is mounted.
+    pub sysfs: PathBuf,
 }
 
 impl Default for AgentConfig {
@@ -123,6 +127,8 @@ impl Default for AgentConfig {
             run: "/run/spacecloud".into(),
             reserved: Bytes(192 << 20),
             labels: BTreeMap::new(),
+            accelerators: Vec::new(),
+            sysfs: "/sys".into(),
         }
     }
 }
@@ -168,7 +174,38 @@ impl Config {
                 )));
             }
         }
+        config.check_accelerators().map_err(refuse)?;
         Ok(config)
+    }
+
+    fn check_accelerators(&self) -> Result<(), String> {
+        let (mut numbers, mut slots) = (BTreeSet::new(), BTreeSet::new());
+        for line in &self.agent.accelerators {
+            if !numbers.insert(line.number) {
+                return Err(format!(
+                    "agent.accelerators.number: {} is used twice; give each slot a number of its own",
+                    line.number
+                ));
+            }
+            if line.pcie_slot.is_empty() || line.pcie_slot.contains('/') {
+                return Err(format!(
+                    "agent.accelerators.pcie_slot: {:?} is no slot; write a name under /sys/bus/pci/slots",
+                    line.pcie_slot
+                ));
+            }
+            if !slots.insert(&line.pcie_slot) {
+                return Err(format!(
+                    "agent.accelerators.pcie_slot: {:?} is used twice; a slot has one number",
+                    line.pcie_slot
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The slot map on this module's bus.
+    pub fn accelerators(&self) -> Accelerators {
+        Accelerators::new(self.agent.accelerators.clone(), &self.agent.sysfs)
     }
 
     /// (server, agent)
@@ -251,6 +288,16 @@ mod tests {
             ("[agnet]\n", "agnet"),
             ("x", "line 1"),
             ("[timing]\nlease='1ms'", "lease"),
+            (
+                "[[agent.accelerators]]\nnumber=1\npcie_slot='5'\n[[agent.accelerators]]\nnumber=1\npcie_slot='6'",
+                "number: 1",
+            ),
+            (
+                "[[agent.accelerators]]\nnumber=1\npcie_slot='5'\n[[agent.accelerators]]\nnumber=2\npcie_slot='5'",
+                "used twice",
+            ),
+            ("[[agent.accelerators]]\nnumber=-1\npcie_slot='5'", "u32"),
+            ("[[agent.accelerators]]\nnumber=1\npcie_slot='../5'", "is no slot"),
         ] {
             fs::write(&drop_in, bad).unwrap();
             let message = Config::load(&file).unwrap_err().to_string();

@@ -1,6 +1,6 @@
 //! Instances as containerd's containers and tasks, in a namespace of our own.
 
-use crate::{Found, Network, Runtime, RuntimeError, logs::Logs, spec};
+use crate::{Accelerators, Found, Network, Runtime, RuntimeError, logs::Logs, spec};
 use async_trait::async_trait;
 use containerd_client::{
     services::v1::{
@@ -97,7 +97,11 @@ pub struct Engine {
     pub registry: String,
     /// The program that runs containers: runc or crun.
     pub oci_runtime: String,
+    /// The module's slot map.
+    pub accelerators: Accelerators,
 }
+
+mod update;
 
 impl Containerd {
     /// Connects. `logs` is a directory of ours.
@@ -124,7 +128,10 @@ impl Containerd {
         let id = desired.id.to_string();
         let image = self.calls.image(desired.spec.image.as_str()).await?;
         let address = self.network.attach(&desired.id, &desired.spec).await?;
-        let spec = spec::build(desired, &image.config, &self.network.namespace(&desired.id), &self.module)?;
+        let netns = self.network.namespace(&desired.id);
+        let grants = self.engine.accelerators.grants(&desired.binding)?;
+        let place = spec::Place { netns: &netns, module: &self.module, grants: &grants };
+        let spec = spec::build(desired, &image.config, &place)?;
         let labels = HashMap::from([("containerd.io/gc.root".to_owned(), timestamp())]);
         let request = PrepareSnapshotRequest {
             snapshotter: SNAPSHOTTER.into(),
@@ -260,6 +267,10 @@ impl Runtime for Containerd {
             let _ = self.remove(&desired.id, Some(desired)).await;
         }
         started
+    }
+
+    async fn update(&self, desired: &Desired) -> Result<(), RuntimeError> {
+        self.change_limits(desired).await
     }
 
     async fn wait(&self, id: &InstanceId) -> Result<u32, RuntimeError> {

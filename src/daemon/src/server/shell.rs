@@ -23,6 +23,7 @@ pub(crate) enum Command {
     Hello { module: Box<Module>, observed: Vec<Observed>, session: u64, sender: ToAgent },
     Heartbeat { module: Name, session: u64, sequence: u64, report: AgentReport },
     Log { module: Name, wanted: v1::LogWanted, taken: oneshot::Sender<bool> },
+    Tables(oneshot::Sender<v1::PlannerTables>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -150,6 +151,10 @@ impl Owner {
                 let message = v1::ToAgent { message: Some(v1::to_agent::Message::Log(wanted)) };
                 let sent = self.sessions.get(&module).is_some_and(|s| s.sender.send(message).is_ok());
                 let _ = taken.send(sent);
+                Ok(())
+            }
+            Some(Command::Tables(answer)) => {
+                let _ = answer.send(super::tables::of(&self.core));
                 Ok(())
             }
             Some(Command::Stop(done)) => {
