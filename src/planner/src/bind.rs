@@ -10,14 +10,6 @@ use model::{
 };
 use std::collections::BTreeSet;
 
-/// An accelerator of an instance is not to be used any more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct OutOfUse {
-    pub(crate) cause: String,
-    /// There is nothing left to keep running.
-    pub(crate) device_is_gone: bool,
-}
-
 /// What one accelerator of a module has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Left {
@@ -90,25 +82,6 @@ impl Core {
             except: Except { reservations: &own, ..Except::default() },
             extra: &[],
             prefer,
-        })
-    }
-
-    /// Whether there is another place for what it has, beside what it has.
-    pub(crate) fn could_move(&self, instance: &Instance) -> bool {
-        self.decide_placement(instance, None, None).chosen.is_some()
-    }
-
-    /// The first of its accelerators that an operator has set to maintenance, or that is gone.
-    pub(crate) fn out_of_use(&self, instance: &Instance) -> Option<OutOfUse> {
-        let module = instance.module.as_ref().and_then(|name| self.modules.get(name))?;
-        instance.binding.numbers().find_map(|number| {
-            let why = self.unusable(module, number)?;
-            let of = module.capacity.accelerators.iter().find(|a| a.number == number);
-            let device_is_gone = of.is_none_or(|a| !a.fault.is_empty());
-            Some(OutOfUse {
-                cause: format!("accelerator {number} of {}: {why}", module.name),
-                device_is_gone,
-            })
         })
     }
 

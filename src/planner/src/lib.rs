@@ -21,6 +21,7 @@ mod device_queue;
 mod history;
 mod lease;
 mod link;
+mod out_of_use;
 mod place;
 mod reconcile;
 mod request;

@@ -10,7 +10,9 @@ impl Core {
         self.finish_moves();
         self.fill_replicas();
         self.place_pending();
+        self.keep_reservations();
         self.update_and_drain();
+        self.leave_accelerators();
         self.rebalance();
     }
 
@@ -119,7 +121,7 @@ impl Core {
     }
 
     /// A new pending instance of a replica.
-    fn create(
+    pub(crate) fn create(
         &mut self,
         replica: &ReplicaId,
         replaces: Option<InstanceId>,
@@ -165,7 +167,7 @@ impl Core {
         }
     }
 
-    fn place(&mut self, id: &InstanceId, only: Option<&Name>) {
+    pub(crate) fn place(&mut self, id: &InstanceId, only: Option<&Name>) {
         let Some(mut instance) = self.instances.get(id).cloned() else { return };
         let from = instance.replaces.as_ref().and_then(|old| self.instances.get(old)).and_then(|old| {
             // An update may stay where it is, and so may what leaves one accelerator; a drain or a rebalance may not.
@@ -204,13 +206,6 @@ impl Core {
                 let app = self.apps.get(&i.spec.name)?;
                 let cause = if i.revision != app.revision {
                     format!("update to revision {}", app.revision)
-                } else if let Some(out) = self.out_of_use(i) {
-                    if !out.device_is_gone && !self.could_move(i) {
-                        return None;
-                    }
-                    let planned =
-                        if out.device_is_gone { PlannedMove::StopFirst } else { app.spec.migration.planned };
-                    return Some((i.id.clone(), out.cause, planned));
                 } else if module.draining {
                     format!("drain of {}", module.name)
                 } else {
@@ -238,7 +233,7 @@ impl Core {
     }
 
     /// As many moves are under way as are allowed at once. One that waits for room counts: it is next.
-    fn busy(&self) -> bool {
+    pub(crate) fn busy(&self) -> bool {
         let moving = self.instances.values().filter(|i| i.replaces.is_some() || self.stops_first(i)).count();
         moving >= usize::try_from(self.timing.moves).unwrap_or(usize::MAX)
     }

@@ -21,15 +21,23 @@ impl Core {
         }
     }
 
-    /// Opens and closes windows, and looks after what is reserved.
+    /// Opens and closes windows.
     pub(crate) fn run_tasks(&mut self) {
         let open: Vec<Name> =
             self.plans.values().filter(|p| !p.state.is_over()).map(|p| p.task.clone()).collect();
         for task in &open {
             self.run_task(task);
         }
-        if !self.touched.is_empty() {
-            open.iter().for_each(|task| self.keep_reservation(task));
+    }
+
+    /// After everything that is to run now has its place.
+    pub(crate) fn keep_reservations(&mut self) {
+        if self.touched.is_empty() {
+            return;
+        }
+        let planned = self.plans.values().filter(|p| p.state == PlanState::Planned);
+        for task in planned.map(|p| p.task.clone()).collect::<Vec<_>>() {
+            self.keep_reservation(&task);
         }
     }
 

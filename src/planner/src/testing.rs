@@ -81,6 +81,13 @@ impl Bench {
         self.step(Event::Hello(Box::new(module), vec![])).unwrap();
     }
 
+    /// Another module joins.
+    pub(crate) fn join(&mut self, slot: u16, accelerators: u32) {
+        self.modules.insert(Name::of_module(slot), module(slot, accelerators));
+        self.hello(&Name::of_module(slot));
+        self.run(200);
+    }
+
     /// Changes what a module has; it says hello again.
     pub(crate) fn refit(&mut self, slot: u16, change: impl FnOnce(&mut Module)) {
         let name = Name::of_module(slot);

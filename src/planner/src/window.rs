@@ -236,3 +236,6 @@ fn hold<'a>(plan: &'a Plan, tasks: &BTreeMap<&Name, &'a AppSpec>) -> Option<Hold
         who: format!("task {}", plan.task),
     })
 }
+
+#[cfg(test)]
+mod tests;
