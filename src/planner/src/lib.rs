@@ -18,6 +18,8 @@ mod balance;
 mod bind;
 mod core;
 mod device_queue;
+#[cfg(test)]
+mod histories;
 mod history;
 mod lease;
 mod link;
