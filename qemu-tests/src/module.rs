@@ -16,6 +16,7 @@ use crate::qemu::{self, GroundPorts, Start};
 use crate::run_dir::ModulePaths;
 use crate::spawner::Spawner;
 use crate::{Limit, Provision, Qmp, SimError, Times, wait_for, within};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Child, ExitStatus};
@@ -34,6 +35,8 @@ pub struct Module {
     backplane: Arc<Backplane>,
     start: Start,
     identity: Mutex<Provision>,
+    /// Numbers of accelerators whose devices have been taken out.
+    taken_out: Mutex<BTreeSet<u32>>,
     power: Mutex<Option<Running>>,
     unplugged: AtomicBool,
 }
@@ -94,8 +97,8 @@ impl Module {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { slot, paths, ports, image, spawner, backplane, start, identity } = parts;
         let (power, unplugged) = (Mutex::new(None), AtomicBool::new(false));
-        let identity = Mutex::new(identity);
-        Self { slot, paths, ports, image, spawner, backplane, start, identity, power, unplugged }
+        let (identity, taken_out) = (Mutex::new(identity), Mutex::default());
+        Self { slot, paths, ports, image, spawner, backplane, start, identity, taken_out, power, unplugged }
     }
 
     /// Its slot's number.
@@ -137,6 +140,11 @@ impl Module {
     /// Lays other files over its root from the next power-on.
     pub fn set_identity(&self, identity: Provision) {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+    }
+
+    /// From the next power-on, nothing is in the slots of these accelerators.
+    pub fn take_out(&self, accelerators: BTreeSet<u32>) {
+        *self.taken_out.lock().unwrap_or_else(PoisonError::into_inner) = accelerators;
     }
 
     /// Gives power. Returns when QEMU runs, which is long before the module is up: see [`Module::wait_ready`].
@@ -279,7 +287,12 @@ impl Module {
             let _ = std::fs::remove_file(stale);
         }
         let said = File::create(&paths.said).map_err(SimError::io("create", &paths.said))?;
-        let mut command = qemu::command(&self.slot, &self.image, paths, self.ports, self.start);
+        let mut slot = self.slot.clone();
+        let out = self.taken_out.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for accelerator in slot.accelerators.iter_mut().filter(|a| out.contains(&a.number)) {
+            accelerator.empty = true;
+        }
+        let mut command = qemu::command(&slot, &self.image, paths, self.ports, self.start);
         host::with_admin_path(&mut command);
         command
             .stdin(std::process::Stdio::null())

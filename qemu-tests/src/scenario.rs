@@ -75,7 +75,11 @@ pub fn provision(plan: &mut crate::Plan) -> Result<Papers, SimError> {
     let papers = Papers::create()?;
     for slot in &plan.chassis.slots {
         let has = |role: Role| slot.roles.contains(&role);
-        plan.identities.insert(slot.number, papers.for_module(has(Role::Server), has(Role::Registry)));
+        let mut identity = papers.for_module(has(Role::Server), has(Role::Registry));
+        if let Some(map) = slot.slot_map() {
+            identity = identity.file("/etc/spacecloud/spacecloud.toml.d/20-accelerators.toml", 0o644, map);
+        }
+        plan.identities.insert(slot.number, identity);
     }
     Ok(papers)
 }
