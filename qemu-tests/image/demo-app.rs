@@ -1,6 +1,6 @@
 //! The demo app: a small HTTP service that names the module it runs on.
 //!
-//! `GET /healthz` answers `ok`, `GET /` names app, instance and module. Every 200 ms it prints
+//! `GET /healthz` answers `ok`, `GET /` names app, instance and module. Every 200 ms (or TICK_MS) it prints
 //! `<epoch ms> <instance> <module>`, so that a reader of all outputs can prove that no instance ever ran twice
 //! at the same time. It is the first process of its container, so it must see to SIGTERM itself.
 
@@ -10,7 +10,6 @@ use std::os::fd::FromRawFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const SIGTERM: i32 = 15;
-const TICK: Duration = Duration::from_millis(200);
 
 unsafe extern "C" {
     fn signal(number: i32, handler: usize) -> usize;
@@ -48,9 +47,10 @@ fn main() {
         std::process::exit(0);
     });
     tell(names, "");
+    let tick = std::env::var("TICK_MS").ok().and_then(|tick| tick.parse().ok()).unwrap_or(200);
     std::thread::spawn(move || {
         loop {
-            std::thread::sleep(TICK);
+            std::thread::sleep(Duration::from_millis(tick));
             tell(names, "");
         }
     });

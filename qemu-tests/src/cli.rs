@@ -1,11 +1,12 @@
 //! The host tool's command line.
 
+mod bench;
 mod console;
 mod up;
 mod verbs;
 
 use crate::wire::PowerChange;
-use crate::{ChassisFile, SimError, run_dir};
+use crate::{BackplaneKind, ChassisFile, SimError, run_dir};
 use clap::{Args, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 /// The chassis that is meant where none is named.
 pub const DEFAULT_CHASSIS: &str = include_str!("../chassis/three.toml");
 
-/// A whole chassis of compute modules in QEMU.
+/// A whole chassis of compute modules, in QEMU or in namespaces.
 #[derive(Debug, Parser)]
 #[command(name = "spacesim", version, about, arg_required_else_help = true)]
 pub struct Cli {
@@ -31,6 +32,9 @@ struct Place {
     /// Chassis file [default: three modules, built in]
     #[arg(long, global = true, value_name = "FILE")]
     chassis: Option<PathBuf>,
+    /// What modules are made of; for verbs that power a chassis on
+    #[arg(long, global = true, value_enum, default_value_t)]
+    backplane: BackplaneKind,
 }
 
 #[derive(Debug, Subcommand)]
@@ -80,9 +84,14 @@ enum Verb {
         #[arg(long, value_name = "FILE", default_value = "migration.svg")]
         picture: PathBuf,
     },
+    /// Measure on chassis of its own, one for each run
+    Bench(bench::Bench),
     /// Owns a chassis; started by `up`
     #[command(hide = true)]
     Supervise,
+    /// The first process of a module that is a namespace; started by the supervisor
+    #[command(hide = true)]
+    ModuleInit,
 }
 
 #[derive(Debug, Subcommand)]
@@ -110,10 +119,13 @@ impl Cli {
             Verb::Demo { keep, picture } => {
                 let (_, chassis) = place.chassis()?;
                 let dir = place.dir_of(&format!("{}-demo", chassis.name))?;
-                crate::demo::run(&crate::demo::Options { dir, picture, keep })?;
+                let backplane = place.backplane;
+                crate::demo::run(&crate::demo::Options { dir, picture, keep, backplane })?;
                 Ok(ExitCode::SUCCESS)
             }
+            Verb::Bench(bench) => bench.run(&place),
             Verb::Supervise => up::supervise(),
+            Verb::ModuleInit => match crate::netns::init::run()? {},
         }
     }
 

@@ -1,7 +1,7 @@
 //! `spacesim demo`: the scenario, live in a terminal, with its measured times and the picture of the migration.
 
 use crate::{
-    Chassis, ChassisFile, Plan, SimError,
+    BackplaneKind, Chassis, ChassisFile, Plan, SimError,
     cluster::table,
     image,
     scenario::{self, Note, Report, Scenario},
@@ -25,6 +25,8 @@ pub struct Options {
     pub picture: PathBuf,
     /// Leave the chassis up until somebody presses Ctrl-C.
     pub keep: bool,
+    /// What modules are made of.
+    pub backplane: BackplaneKind,
 }
 
 /// The bars of a terminal, or plain lines elsewhere.
@@ -81,6 +83,7 @@ impl Screen {
                 self.progress(text, 0, 1);
             }
             Note::Checked(text) => self.line(&format!("✔ {text}")),
+            Note::Unchecked(text) => self.line(&format!("∅ not checked: {text}")),
             Note::Now(snapshot, done, of) => {
                 self.progress(&self.step.message(), *done as u64, *of as u64);
                 let table = table(snapshot);
@@ -111,7 +114,7 @@ pub fn run(options: &Options) -> Result<(), SimError> {
     })?;
     let cache = image::default_cache().map_err(|e| SimError::Image(Box::new(e)))?;
     let app = image::demo::demo_app(&cache).map_err(|e| SimError::Image(Box::new(e)))?;
-    let mut plan = Plan::new(chassis, image, &options.dir);
+    let mut plan = Plan::new(chassis, image, &options.dir).on(options.backplane);
     let papers = scenario::provision(&mut plan)?;
     let powered = Instant::now();
     let chassis = Chassis::power_on(plan)?;
@@ -121,7 +124,7 @@ pub fn run(options: &Options) -> Result<(), SimError> {
     screen.state.finish_and_clear();
     let (report, cluster) = outcome?;
     println!("{}", table(&cluster.now()));
-    print(&report);
+    print(&report, options.backplane);
     print_whole(screen.begun.elapsed(), cold);
     scenario::draw(&report, &cluster, &options.picture)?;
     println!("picture of the migration: {}", options.picture.display());
@@ -131,8 +134,8 @@ pub fn run(options: &Options) -> Result<(), SimError> {
     Ok(())
 }
 
-fn print(report: &Report) {
-    println!("\nMeasured on {}:", machine());
+fn print(report: &Report, backplane: BackplaneKind) {
+    println!("\nMeasured on {}:", machine(backplane));
     for (what, took) in &report.times {
         println!("  {what:<45} {:>7.1} s", took.as_secs_f64());
     }
@@ -163,16 +166,17 @@ fn print_whole(took: Duration, cold: bool) {
 const LIMITS: [(&str, f64); 2] = [("spacecloudd", 40.0), ("space-registry", 15.0)];
 
 /// The host, named as figures want it.
-fn machine() -> String {
+pub fn machine(backplane: BackplaneKind) -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info
         .lines()
         .find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, m)| m.trim().to_owned()));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!(
-        "{cores} cores of {}, QEMU without KVM",
-        model.unwrap_or_else(|| "an unnamed processor".to_owned())
-    )
+    let how = match backplane {
+        BackplaneKind::Qemu => "QEMU without KVM",
+        BackplaneKind::Netns => "modules as namespaces of the host",
+    };
+    format!("{cores} cores of {}, {how}", model.unwrap_or_else(|| "an unnamed processor".to_owned()))
 }
 
 fn keep(chassis: &Chassis, dir: &Path) -> Result<(), SimError> {

@@ -98,14 +98,16 @@ pub enum SimError {
         /// Its slot.
         slot: u16,
     },
-    /// QEMU ended by itself.
-    #[error("module-{slot}: QEMU ended ({status}): {said}; console: {}", console.display())]
+    /// What makes a module ended by itself.
+    #[error("module-{slot}: {program} ended ({status}): {said}; console: {}", console.display())]
     Died {
         /// The module's slot.
         slot: u16,
+        /// QEMU, or the first process of a namespace.
+        program: &'static str,
         /// Exit status or signal.
         status: String,
-        /// The last lines that QEMU wrote to stderr, on one line.
+        /// The last lines that it wrote to stderr, on one line.
         said: String,
         /// Its console's file.
         console: PathBuf,

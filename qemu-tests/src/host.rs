@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 
-/// File system tools are not on everyone's PATH.
+/// File system and network tools are not on everyone's PATH.
 pub(crate) fn with_admin_path(command: &mut Command) {
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin"));
@@ -24,7 +24,7 @@ pub(crate) fn not_started(program: &str, error: io::Error) -> SimError {
 }
 
 /// Runs a program of the host's to its end.
-fn run(program: &str, arguments: &[&std::ffi::OsStr]) -> Result<(), SimError> {
+pub(crate) fn run(program: &str, arguments: &[&std::ffi::OsStr]) -> Result<(), SimError> {
     let mut command = Command::new(program);
     with_admin_path(&mut command);
     let output = command.args(arguments).output().map_err(|error| not_started(program, error))?;
@@ -56,7 +56,7 @@ pub(crate) fn make_data_disk(disk: &Path, size: u64) -> Result<(), SimError> {
 #[derive(Debug)]
 pub(crate) struct HeldPorts {
     pub(crate) ports: GroundPorts,
-    _listeners: [TcpListener; 3],
+    pub(crate) listeners: [TcpListener; 3],
 }
 
 impl HeldPorts {
@@ -73,7 +73,7 @@ impl HeldPorts {
         };
         let [grpc, http, registry] = slot.ground.all();
         let ((grpc, a), (http, b), (registry, c)) = (hold(grpc)?, hold(http)?, hold(registry)?);
-        Ok(Self { ports: GroundPorts { grpc, http, registry }, _listeners: [a, b, c] })
+        Ok(Self { ports: GroundPorts { grpc, http, registry }, listeners: [a, b, c] })
     }
 }
 

@@ -15,12 +15,14 @@ mod base;
 mod cache;
 pub mod demo;
 pub mod kernel_config;
+mod layers;
 mod programs;
 mod vmlinux;
 
 use std::path::{Path, PathBuf};
 
 pub use cache::default_cache;
+pub use layers::Layers;
 pub use programs::Programs;
 pub use vmlinux::Compression;
 

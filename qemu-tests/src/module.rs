@@ -1,67 +1,44 @@
-//! One module: a QEMU process with its power, its two cables, its console and its control channel.
+//! One module: a board in its slot, with its power, its two cables, its console and its control channel.
 //!
 //! ```text
-//!        power_on                      QEMU ends by itself
+//!        power_on                      the board ends by itself
 //!  off ───────────► on (booting … up) ────────────────────► dead
 //!   ▲                │  ▲ power_cycle                         │ power_off, power_on
 //!   └── power_off ───┘  └─────────────────────────────────────┘
 //! ```
 
-use crate::backplane::{Backplane, Counters};
+use crate::backplane::Counters;
+use crate::board::Board;
 use crate::chassis_file::Slot;
-use crate::control::{Control, Output};
-use crate::host;
-use crate::image::Image;
-use crate::qemu::{self, GroundPorts, Start};
-use crate::run_dir::ModulePaths;
-use crate::spawner::Spawner;
-use crate::{Limit, Provision, Qmp, SimError, Times, wait_for, within};
+use crate::control::Output;
+use crate::qemu::GroundPorts;
+use crate::{Limit, Provision, SimError};
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::path::Path;
-use std::process::{Child, ExitStatus};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A module in its slot.
 #[derive(Debug)]
 pub struct Module {
     slot: Slot,
-    paths: ModulePaths,
+    console: PathBuf,
     ports: GroundPorts,
-    image: Arc<Image>,
-    spawner: Arc<Spawner>,
-    backplane: Arc<Backplane>,
-    start: Start,
-    identity: Mutex<Provision>,
-    /// Numbers of accelerators whose devices have been taken out.
-    taken_out: Mutex<BTreeSet<u32>>,
-    power: Mutex<Option<Running>>,
-    unplugged: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Running {
-    child: Child,
-    qmp: Qmp,
-    control: Arc<Control>,
-    since: Instant,
+    board: Box<dyn Board>,
 }
 
 /// Whether a module runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Power {
-    /// No QEMU.
+    /// It has none.
     Off,
-    /// QEMU runs, since so long, in this run state (`running`, `paused`, …).
+    /// It runs, since so long, in this run state (`running`, `paused`, …).
     On {
         /// Since power-on.
         uptime: Duration,
         /// QEMU's name for it.
         state: String,
     },
-    /// QEMU ended by itself: the guest powered off or rebooted, or QEMU failed.
+    /// It ended by itself: the guest powered off or rebooted, or what makes the module failed.
     Dead {
         /// Exit status and last words.
         how: String,
@@ -80,25 +57,10 @@ pub enum Link {
     Unplugged,
 }
 
-/// What a module is made of; all of it is the chassis'.
-pub(crate) struct Parts {
-    pub(crate) slot: Slot,
-    pub(crate) paths: ModulePaths,
-    pub(crate) ports: GroundPorts,
-    pub(crate) image: Arc<Image>,
-    pub(crate) spawner: Arc<Spawner>,
-    pub(crate) backplane: Arc<Backplane>,
-    pub(crate) start: Start,
-    pub(crate) identity: Provision,
-}
-
 impl Module {
     /// A module without power.
-    pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { slot, paths, ports, image, spawner, backplane, start, identity } = parts;
-        let (power, unplugged) = (Mutex::new(None), AtomicBool::new(false));
-        let (identity, taken_out) = (Mutex::new(identity), Mutex::default());
-        Self { slot, paths, ports, image, spawner, backplane, start, identity, taken_out, power, unplugged }
+    pub(crate) fn new(slot: Slot, console: PathBuf, ports: GroundPorts, board: Box<dyn Board>) -> Self {
+        Self { slot, console, ports, board }
     }
 
     /// Its slot's number.
@@ -118,7 +80,7 @@ impl Module {
 
     /// Its address on the backplane.
     pub fn address(&self) -> String {
-        format!("10.44.0.{}", self.slot.number)
+        address(self.slot.number)
     }
 
     /// Ports on 127.0.0.1 that lead to its services.
@@ -126,47 +88,38 @@ impl Module {
         self.ports
     }
 
-    /// The file that keeps its serial console, over power cycles.
+    /// The file that keeps its console, over power cycles.
     pub fn console_path(&self) -> &Path {
-        &self.paths.console
+        &self.console
     }
 
-    /// All that its serial console has said.
+    /// All that its console has said.
     pub fn console(&self) -> Result<String, SimError> {
-        let bytes = std::fs::read(&self.paths.console).map_err(SimError::io("read", &self.paths.console))?;
+        let bytes = std::fs::read(&self.console).map_err(SimError::io("read", &self.console))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Lays other files over its root from the next power-on.
     pub fn set_identity(&self, identity: Provision) {
-        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+        self.board.set_identity(identity);
     }
 
     /// From the next power-on, nothing is in the slots of these accelerators.
     pub fn take_out(&self, accelerators: BTreeSet<u32>) {
-        *self.taken_out.lock().unwrap_or_else(PoisonError::into_inner) = accelerators;
+        self.board.take_out(accelerators);
     }
 
-    /// Gives power. Returns when QEMU runs, which is long before the module is up: see [`Module::wait_ready`].
+    /// Gives power. Returns when the board runs, which may be long before the module is up: see
+    /// [`Module::wait_ready`].
     pub fn power_on(&self) -> Result<(), SimError> {
-        let mut power = self.power();
-        if let Some(running) = power.as_mut() {
-            if matches!(running.child.try_wait(), Ok(None)) {
-                return Err(SimError::On { slot: self.slot() });
-            }
-            *power = None;
-        }
-        self.identity.lock().unwrap_or_else(PoisonError::into_inner).write(&self.paths.identity)?;
-        *power = Some(self.start()?);
-        self.unplugged.store(false, Ordering::Relaxed);
+        self.board.power_on()?;
         tracing::info!(module = %self.name(), "power on");
         Ok(())
     }
 
     /// Takes power away at once, as pulling the board does: what was not synced to the data disk is lost.
     pub fn power_off(&self) -> Result<(), SimError> {
-        let mut running = self.power().take().ok_or(SimError::Off { slot: self.slot() })?;
-        running.end();
+        self.board.power_off()?;
         tracing::info!(module = %self.name(), "power off");
         Ok(())
     }
@@ -179,72 +132,52 @@ impl Module {
 
     /// Whether it runs.
     pub fn status(&self) -> Power {
-        let mut power = self.power();
-        let Some(running) = power.as_mut() else { return Power::Off };
-        match running.child.try_wait() {
-            Ok(Some(status)) => Power::Dead { how: self.last_words(status).one_line() },
-            _ => {
-                let state = running.qmp.status().unwrap_or_else(|error| error.one_line());
-                Power::On { uptime: running.since.elapsed(), state }
-            }
-        }
+        self.board.status()
     }
 
     /// Cuts it off at the switch: no frame passes, and it does not see why. It stays on.
     pub fn isolate(&self) -> Result<(), SimError> {
+        self.board.isolate()?;
         tracing::info!(module = %self.name(), "isolated");
-        self.backplane.cut(self.slot()).then_some(()).ok_or(SimError::Off { slot: self.slot() })
+        Ok(())
     }
 
     /// Undoes [`Module::isolate`] and [`Module::unplug`].
     pub fn rejoin(&self) -> Result<(), SimError> {
-        if self.unplugged.load(Ordering::Relaxed) {
-            self.set_link(true)?;
-        }
+        self.board.rejoin()?;
         tracing::info!(module = %self.name(), "rejoined");
-        self.backplane.rejoin(self.slot()).then_some(()).ok_or(SimError::Off { slot: self.slot() })
+        Ok(())
     }
 
     /// Pulls its backplane cable: it sees the carrier go. It stays on.
     pub fn unplug(&self) -> Result<(), SimError> {
-        self.set_link(false)
+        self.board.unplug()
     }
 
     /// The state of its backplane cable.
     pub fn link(&self) -> Link {
-        match (self.backplane.is_cut(self.slot()), self.unplugged.load(Ordering::Relaxed)) {
-            (_, true) => Link::Unplugged,
-            (true, false) => Link::Isolated,
-            (false, false) => Link::Joined,
-        }
+        self.board.link()
     }
 
     /// What its backplane port has carried.
     pub fn counters(&self) -> Counters {
-        self.backplane.counters(self.slot())
+        self.board.counters()
     }
 
-    /// Halts its virtual CPUs: a module that hangs.
+    /// Halts it: a module that hangs.
     pub fn freeze(&self) -> Result<(), SimError> {
-        self.with_qmp(Qmp::stop)
+        self.board.freeze()
     }
 
     /// Lets a frozen module go on.
     pub fn thaw(&self) -> Result<(), SimError> {
-        self.with_qmp(Qmp::cont)
+        self.board.thaw()
     }
 
     /// Runs a shell command on it as root, through the control channel; works through an isolation. A
     /// module that still boots answers when it can.
     pub fn exec(&self, command: &str, limit: Limit) -> Result<Output, SimError> {
-        let control = match self.power().as_ref() {
-            Some(running) => Arc::clone(&running.control),
-            None => return Err(SimError::Off { slot: self.slot() }),
-        };
-        control.exec(command, limit).map_err(|error| match (error, self.death()) {
-            (SimError::Off { .. }, Some(death)) => death,
-            (error, _) => error,
-        })
+        self.board.exec(command, limit)
     }
 
     /// As [`Module::exec`], for a command that must succeed: returns what it printed.
@@ -257,96 +190,19 @@ impl Module {
         Err(SimError::Command { slot: self.slot(), command: command.to_owned(), status, output })
     }
 
-    /// Waits until it has booted: systemd has started all that it is going to start.
+    /// Waits until it has booted: it has started all that it is going to start.
     pub fn wait_ready(&self, limit: Limit) -> Result<Duration, SimError> {
-        let begun = Instant::now();
-        // A failed unit makes it `degraded`, and the command fail; the unit's user is the one who must mind.
-        let state = self.exec("systemctl is-system-running --wait", limit)?;
-        match state.stdout.trim() {
-            "running" | "degraded" => Ok(begun.elapsed()),
-            _ => Err(SimError::Command {
-                slot: self.slot(),
-                command: "systemctl is-system-running".to_owned(),
-                status: state.status,
-                output: state.stdout.trim().to_owned(),
-            }),
-        }
+        self.board.wait_ready(limit)
+    }
+
+    /// Where the cgroup v2 tree is mounted on it.
+    pub fn cgroup(&self) -> &str {
+        self.board.cgroup()
     }
 
     /// Power off for good.
     pub(crate) fn retire(&self) {
-        if let Some(mut running) = self.power().take() {
-            running.end();
-        }
-        self.paths.remove_transient();
-    }
-
-    fn start(&self) -> Result<Running, SimError> {
-        let paths = &self.paths;
-        for stale in [&paths.qmp, &paths.control, &paths.backplane.module] {
-            let _ = std::fs::remove_file(stale);
-        }
-        let said = File::create(&paths.said).map_err(SimError::io("create", &paths.said))?;
-        let mut slot = self.slot.clone();
-        let out = self.taken_out.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for accelerator in slot.accelerators.iter_mut().filter(|a| out.contains(&a.number)) {
-            accelerator.empty = true;
-        }
-        let mut command = qemu::command(&slot, &self.image, paths, self.ports, self.start);
-        host::with_admin_path(&mut command);
-        command
-            .stdin(std::process::Stdio::null())
-            .stdout(said.try_clone().map_err(SimError::io("share", &paths.said))?);
-        command.stderr(said);
-        let child = self.spawner.spawn(command).map_err(|error| host::not_started(qemu::PROGRAM, error))?;
-        let mut starting = Starting(Some(child));
-        let what = format!("QEMU of {} answers on {}", self.name(), paths.qmp.display());
-        let (qmp, _) = wait_for(&what, within(60.s()), || match starting.exited() {
-            Some(status) => Some(Err(self.last_words(status))),
-            None => Qmp::connect(&paths.qmp).ok().map(Ok),
-        })?;
-        let (qmp, control) = (qmp?, Control::connect(self.slot(), &paths.control)?);
-        let child = starting.0.take().ok_or(SimError::Off { slot: self.slot() })?;
-        Ok(Running { child, qmp, control: Arc::new(control), since: Instant::now() })
-    }
-
-    fn set_link(&self, up: bool) -> Result<(), SimError> {
-        self.with_qmp(|qmp| qmp.set_link(qemu::BACKPLANE_NIC, up))?;
-        self.unplugged.store(!up, Ordering::Relaxed);
-        tracing::info!(module = %self.name(), up, "backplane cable");
-        Ok(())
-    }
-
-    fn with_qmp(&self, act: impl FnOnce(&mut Qmp) -> Result<(), SimError>) -> Result<(), SimError> {
-        match self.power().as_mut() {
-            Some(running) => act(&mut running.qmp),
-            None => Err(SimError::Off { slot: self.slot() }),
-        }
-    }
-
-    /// If QEMU has ended by itself: how.
-    fn death(&self) -> Option<SimError> {
-        // The channel may break a moment before the process can be waited for.
-        let mut status = None;
-        let ended = || {
-            status = self.power().as_mut().and_then(|running| running.child.try_wait().ok().flatten());
-            status.is_some()
-        };
-        crate::wait_until("QEMU has ended", within(2.s()), ended).ok()?;
-        status.map(|status| self.last_words(status))
-    }
-
-    fn last_words(&self, status: ExitStatus) -> SimError {
-        let said = std::fs::read_to_string(&self.paths.said).unwrap_or_default();
-        let mut said: Vec<&str> = said.lines().rev().take(3).collect();
-        said.reverse();
-        let said = if said.is_empty() { "it said nothing".to_owned() } else { said.join("; ") };
-        let console = self.paths.console.clone();
-        SimError::Died { slot: self.slot(), status: status.to_string(), said, console }
-    }
-
-    fn power(&self) -> MutexGuard<'_, Option<Running>> {
-        self.power.lock().unwrap_or_else(PoisonError::into_inner)
+        self.board.retire();
     }
 }
 
@@ -356,34 +212,7 @@ impl Drop for Module {
     }
 }
 
-impl Running {
-    fn end(&mut self) {
-        let _ = self.qmp.quit();
-        let gone = |child: &mut Child| !matches!(child.try_wait(), Ok(None));
-        if crate::wait_until("QEMU ends", within(3.s()), || gone(&mut self.child)).is_err() {
-            kill(&mut self.child);
-        }
-    }
-}
-
-/// A child that is killed unless it is taken out: no error on the way leaves it behind.
-struct Starting(Option<Child>);
-
-impl Starting {
-    fn exited(&mut self) -> Option<ExitStatus> {
-        self.0.as_mut().and_then(|child| child.try_wait().ok().flatten())
-    }
-}
-
-impl Drop for Starting {
-    fn drop(&mut self) {
-        if let Some(child) = self.0.as_mut() {
-            kill(child);
-        }
-    }
-}
-
-fn kill(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
+/// The address on the backplane of the module in a slot.
+pub(crate) fn address(slot: u16) -> String {
+    format!("10.44.0.{slot}")
 }

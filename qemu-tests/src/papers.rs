@@ -17,7 +17,7 @@ pub struct Papers {
 }
 
 /// Emulation without KVM is some ten times slower than a board, and three modules share a few cores.
-const EMULATION: &str = r#"[timing]
+pub const EMULATION: &str = r#"[timing]
 heartbeat = "500ms"
 suspect = "3s"
 lease = "8s"
@@ -42,12 +42,13 @@ impl Papers {
         Ok(Self { authority: kept, admin, token })
     }
 
-    /// What the module with these roles is given.
-    pub fn for_module(&self, server: bool, registry: bool) -> Provision {
+    /// What the module with these roles is given. `configuration` is laid over spacecloudd's own.
+    pub fn for_module(&self, server: bool, registry: bool, configuration: &str) -> Provision {
+        let drop_in = "/etc/spacecloud/spacecloud.toml.d/10-simulator.toml";
         let mut provision = Provision::new().file("/etc/spacecloud/token", 0o600, self.token.reveal()).file(
-            "/etc/spacecloud/spacecloud.toml.d/10-emulation.toml",
+            drop_in,
             0o644,
-            EMULATION,
+            configuration,
         );
         if server {
             provision = provision

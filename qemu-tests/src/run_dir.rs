@@ -20,6 +20,8 @@ pub(crate) struct ModulePaths {
     pub(crate) said: PathBuf,
     pub(crate) data: PathBuf,
     pub(crate) identity: PathBuf,
+    /// The folder of a module that is a namespace: mount points, and the data disk's content.
+    pub(crate) place: PathBuf,
 }
 
 impl ModulePaths {
@@ -33,6 +35,7 @@ impl ModulePaths {
             said: dir.join(format!("console/module-{slot}.qemu.log")),
             data: file("data"),
             identity: file("identity"),
+            place: file("module"),
         }
     }
 
@@ -42,6 +45,7 @@ impl ModulePaths {
         for path in sockets.into_iter().chain([&self.data, &self.identity]) {
             let _ = fs::remove_file(path);
         }
+        let _ = fs::remove_dir_all(&self.place);
     }
 }
 

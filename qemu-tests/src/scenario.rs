@@ -1,12 +1,12 @@
 //! The main job, step by step: a cluster forms, ten apps run, a module is cut off, comes back, and is used again.
 //! The chassis test and the demo run this same code.
 
-mod lives;
+pub(crate) mod lives;
 
 use crate::{
-    Chassis, Limit, Role, SimError, Times,
+    BackplaneKind, Chassis, Limit, Role, SimError, Times,
     cluster::{Cluster, counts},
-    papers::Papers,
+    papers::{self, Papers},
     timeline::{self, Mark},
     wait_until, within,
 };
@@ -33,6 +33,8 @@ pub enum Note<'a> {
     Now(&'a Snapshot, usize, usize),
     /// Something was checked and is true.
     Checked(String),
+    /// Something that this backplane cannot show.
+    Unchecked(String),
 }
 
 /// The measured times, and the picture.
@@ -75,11 +77,15 @@ pub fn provision(plan: &mut crate::Plan) -> Result<Papers, SimError> {
     let papers = Papers::create()?;
     for slot in &plan.chassis.slots {
         let has = |role: Role| slot.roles.contains(&role);
-        let mut identity = papers.for_module(has(Role::Server), has(Role::Registry));
+        let configuration = match plan.backplane {
+            BackplaneKind::Qemu => papers::EMULATION.to_owned(),
+            BackplaneKind::Netns => crate::netns::configuration(slot)?,
+        };
+        let mut provision = papers.for_module(has(Role::Server), has(Role::Registry), &configuration);
         if let Some(map) = slot.slot_map() {
-            identity = identity.file("/etc/spacecloud/spacecloud.toml.d/20-accelerators.toml", 0o644, map);
+            provision = provision.file("/etc/spacecloud/spacecloud.toml.d/20-accelerators.toml", 0o644, map);
         }
-        plan.identities.insert(slot.number, identity);
+        plan.identities.insert(slot.number, provision);
     }
     Ok(papers)
 }
@@ -149,11 +155,19 @@ impl<'a> Scenario<'a> {
         (self.note)(Note::Checked(text.into()));
     }
 
+    fn unchecked(&mut self, text: &str) {
+        (self.note)(Note::Unchecked(text.to_owned()));
+    }
+
     fn mark(&mut self, text: &str) {
         self.report.marks.push(Mark { at: self.cluster.clock(), text: text.to_owned() });
     }
 
     fn real_time(&mut self) -> Result<(), SimError> {
+        if self.chassis.backplane() == BackplaneKind::Netns {
+            self.unchecked("a namespace has the host's kernel, which need not be a real-time one");
+            return Ok(());
+        }
         for module in self.chassis.modules() {
             let said = module.run("cat /sys/kernel/realtime", within(60.s()))?;
             if said.trim() != "1" {
@@ -164,38 +178,11 @@ impl<'a> Scenario<'a> {
         Ok(())
     }
 
-    /// From the ground, by skopeo, over TLS with the cluster's CA.
     fn push(&mut self) -> Result<(), SimError> {
         (self.note)(Note::Step("skopeo pushes the demo image to the registry on module-1"));
         let port = self.chassis.module(1)?.ground().registry;
-        let ground = format!("docker://127.0.0.1:{port}/demo/web:1");
-        let source = format!("oci:{}:{}", self.demo.display(), crate::image::demo::TAG);
-        let begun = Instant::now();
-        let mut said = String::new();
-        // The registry starts when the server has made its certificate.
-        wait_until("the registry takes a push", within(180.s()), || {
-            let mut command = Command::new("skopeo");
-            command
-                .args(["--insecure-policy", "copy", "--quiet"])
-                .arg("--dest-cert-dir")
-                .arg(self.papers.join("registry"));
-            match command.args([&source, &ground]).output() {
-                Ok(output) => {
-                    said = String::from_utf8_lossy(&output.stderr).into_owned();
-                    output.status.success()
-                }
-                Err(error) => {
-                    said = format!(
-                        "skopeo cannot be run: {error}; install the packages in qemu-tests/host-packages"
-                    );
-                    false
-                }
-            }
-        })
-        .map_err(|_| {
-            failed(format!("the registry did not take the push: {}", said.trim().replace('\n', " ")))
-        })?;
-        self.report.times.push(("pushing the demo image", begun.elapsed()));
+        let took = push(port, &self.papers, &self.demo)?;
+        self.report.times.push(("pushing the demo image", took));
         Ok(())
     }
 
@@ -216,6 +203,12 @@ impl<'a> Scenario<'a> {
 
     /// Docker pulls from our registry too, and serves in bridge mode.
     fn docker(&mut self) -> Result<(), SimError> {
+        if self.chassis.backplane() == BackplaneKind::Netns {
+            self.unchecked(
+                "Docker beside us is started by systemd's socket unit, which a namespace does not run",
+            );
+            return Ok(());
+        }
         (self.note)(Note::Step("Docker on module-2 runs the same image in bridge mode"));
         let module = self.chassis.module(2)?;
         let run = format!("docker run -d --name web -p 18080:8080 {IMAGE}");
@@ -264,9 +257,10 @@ impl<'a> Scenario<'a> {
     /// Asked over its console: the network does not reach it.
     fn fenced(&mut self) -> Result<(), SimError> {
         let module = self.chassis.module(3)?;
-        let question = "cat /sys/fs/cgroup/spacecloud/stop/cgroup.events; echo left: $(ls -d /sys/fs/cgroup/spacecloud/stop/*/ | wc -l)";
+        let stop = format!("{}/spacecloud/stop", module.cgroup());
+        let question = format!("cat {stop}/cgroup.events; echo left: $(ls -d {stop}/*/ | wc -l)");
         wait_until("module-3 has stopped its own copies", within(60.s()), || {
-            module.run(question, within(30.s())).is_ok_and(|said| said.contains("populated 0"))
+            module.run(&question, within(30.s())).is_ok_and(|said| said.contains("populated 0"))
         })?;
         self.checked("module-3 has stopped its own copies, asked over its control channel");
         Ok(())
@@ -274,7 +268,8 @@ impl<'a> Scenario<'a> {
 
     /// From the instances' own output, with the modules' clocks corrected.
     fn never_twice(&mut self) -> Result<(), SimError> {
-        let gap = lives::smallest_gap(self.chassis)?;
+        let same_clock = self.chassis.backplane() == BackplaneKind::Netns;
+        let gap = lives::smallest_gap(self.chassis, same_clock)?;
         self.checked(format!(
             "no instance ran twice: at least {:.1} s lie between two lives",
             gap.as_secs_f64()
@@ -325,6 +320,36 @@ impl<'a> Scenario<'a> {
         self.report.memory = most.into_iter().collect();
         Ok(())
     }
+}
+
+/// Pushes the demo image from the ground, by skopeo, over TLS with the cluster's CA. Answers how long that took.
+///
+/// # Errors
+/// skopeo is missing, or the registry does not take the image in time.
+pub fn push(port: u16, papers: &Path, demo: &Path) -> Result<Duration, SimError> {
+    let ground = format!("docker://127.0.0.1:{port}/demo/web:1");
+    let source = format!("oci:{}:{}", demo.display(), crate::image::demo::TAG);
+    let mut said = String::new();
+    // The registry starts when the server has made its certificate.
+    wait_until("the registry takes a push", within(180.s()), || {
+        let mut command = Command::new("skopeo");
+        command
+            .args(["--insecure-policy", "copy", "--quiet", "--dest-cert-dir"])
+            .arg(papers.join("registry"));
+        match command.args([&source, &ground]).output() {
+            Ok(output) => {
+                said = String::from_utf8_lossy(&output.stderr).into_owned();
+                output.status.success()
+            }
+            Err(error) => {
+                said = format!(
+                    "skopeo cannot be run: {error}; install the packages in qemu-tests/host-packages"
+                );
+                false
+            }
+        }
+    })
+    .map_err(|_| failed(format!("the registry did not take the push: {}", said.trim().replace('\n', " "))))
 }
 
 /// Writes the picture of what happened.

@@ -13,7 +13,7 @@
 use crate::image::Image;
 use crate::module::{Module, Power};
 use crate::wire::{self, ChassisStatus, ModuleStatus, PowerChange, Reply, Request};
-use crate::{Chassis, ChassisFile, Plan, SimError, Times, run_dir, scenario, within};
+use crate::{BackplaneKind, Chassis, ChassisFile, Plan, SimError, Times, run_dir, scenario, within};
 use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -37,6 +37,8 @@ pub struct Charge {
     pub image: Image,
     /// With halted CPUs.
     pub paused: bool,
+    /// What modules are made of.
+    pub backplane: BackplaneKind,
     /// Wait so long, in seconds, until all modules are ready, and take the chassis down if they are not.
     pub ready_within_s: Option<u64>,
 }
@@ -101,7 +103,7 @@ pub fn supervise(charge: Charge, mut out: impl Write + Send) -> Result<(), SimEr
 
 fn run(charge: Charge, stop: &SigSet, out: &mut (impl Write + Send)) -> Result<(), SimError> {
     let chassis = ChassisFile::parse(&charge.chassis).map_err(|reason| SimError::Refused { reason })?;
-    let mut plan = Plan::new(chassis, charge.image, &charge.dir);
+    let mut plan = Plan::new(chassis, charge.image, &charge.dir).on(charge.backplane);
     plan.paused = charge.paused;
     let papers = scenario::provision(&mut plan)?;
     let begun = std::time::Instant::now();

@@ -19,7 +19,7 @@ use std::{
 mod accelerators;
 
 /// Container ids and their processes: a restarted container has another process.
-const PROCESSES: &str = "ctr -n spacecloud tasks ls | sort";
+const PROCESSES: &str = "ctr -n spacecloud tasks ls | tail -n +2 | tr -s ' ' | sort";
 
 const PUBLISHED: &str = r#"
 name = "published"
@@ -51,6 +51,9 @@ fn ten_apps_lose_a_module_and_get_it_back() {
     let told = |note: Note<'_>| match note {
         Note::Step(text) => eprintln!("[{:6.1} s] {text}", powered.elapsed().as_secs_f64()),
         Note::Checked(text) => eprintln!("[{:6.1} s]   {text}", powered.elapsed().as_secs_f64()),
+        Note::Unchecked(text) => {
+            eprintln!("[{:6.1} s]   not checked: {text}", powered.elapsed().as_secs_f64())
+        }
         Note::Now(..) => {}
     };
     let outcome = Scenario::begin(&chassis, &papers, &app, powered, told).and_then(Scenario::run);
@@ -130,12 +133,24 @@ fn processes(chassis: &Chassis) -> Vec<String> {
 /// kill -9 of the server (with module-1's agent), then of an agent alone: no app stops, nothing is lost.
 fn killed_at_rest(chassis: &Chassis, cluster: &Cluster, powered: Instant) {
     for slot in [1, 2] {
-        let before = processes(chassis);
-        kill_daemon(chassis.module(slot).unwrap());
-        cluster.wait_for("the cluster is whole again", within(120.s()), |_| {}, |s| whole(s, 6)).unwrap();
-        assert_eq!(before, processes(chassis), "kill -9 of spacecloudd on module-{slot} restarted an app");
+        // A daemon that is back within its lease stops nothing. A busy host may be too slow for that, and is tried again.
+        let stopped_nothing = (0..3).any(|_| {
+            let (before, ended) = (processes(chassis), leases_ended(chassis));
+            kill_daemon(chassis.module(slot).unwrap());
+            cluster.wait_for("the cluster is whole again", within(180.s()), |_| {}, |s| whole(s, 6)).unwrap();
+            let (after, slow) = (processes(chassis), leases_ended(chassis) > ended);
+            assert!(before == after || slow, "an app was restarted within the lease: {before:?}, {after:?}");
+            before == after
+        });
+        assert!(stopped_nothing, "spacecloudd on module-{slot} was never back within its lease");
         say(powered, &format!("kill -9 of spacecloudd on module-{slot} at rest: no app stopped"));
     }
+}
+
+/// How many instances were stopped, by agents and guards, because a lease ran out.
+fn leases_ended(chassis: &Chassis) -> usize {
+    let count = "journalctl -b --no-pager -o cat | grep -c 'lease ran out'; true";
+    chassis.modules().map(|m| m.run(count, within(60.s())).unwrap().trim().parse::<usize>().unwrap()).sum()
 }
 
 /// While orders are on their way and instances half made or half gone, at moments that differ from run to run.

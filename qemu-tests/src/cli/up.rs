@@ -4,7 +4,7 @@ use super::Place;
 use crate::image::Image;
 use crate::progress::Progress as Bar;
 use crate::supervisor::{self, Charge, Progress};
-use crate::{SimError, run_dir, twin};
+use crate::{BackplaneKind, SimError, run_dir, twin};
 use clap::Args;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -37,13 +37,17 @@ impl Up {
         if run_dir::is_taken(&dir) {
             return Err(SimError::AlreadyUp { dir });
         }
-        crate::host::check()?;
+        match place.backplane {
+            BackplaneKind::Qemu => crate::host::check()?,
+            BackplaneKind::Netns => crate::netns::check()?,
+        }
         let image = match &self.image {
             Some(folder) => image_in(folder)?,
             None => build_image()?,
         };
         let ready_within_s = (!self.no_wait && !self.paused).then_some(READY_WITHIN_S);
-        let charge = Charge { chassis, dir: dir.clone(), image, paused: self.paused, ready_within_s };
+        let (dir, paused, backplane) = (dir.clone(), self.paused, place.backplane);
+        let charge = Charge { chassis, dir: dir.clone(), image, paused, backplane, ready_within_s };
         let bar = Bar::begin(&format!("chassis {}", content.name), content.slots.len() as u64);
         let outcome = start(&charge).and_then(|child| follow(child, &dir, &bar));
         bar.end();

@@ -7,14 +7,34 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+/// What lies between the lives of the replicas.
+pub(crate) struct Gaps {
+    /// Overlaps, in words.
+    pub(crate) doubles: Vec<String>,
+    /// The shortest time between two lives, if any replica has two.
+    pub(crate) smallest: Option<Duration>,
+}
+
 /// The shortest time between two lives of a replica, with the modules' clocks corrected.
 ///
 /// # Errors
 /// Two lives overlap, or nothing moved, so that nothing could be checked.
-pub(super) fn smallest_gap(chassis: &Chassis) -> Result<Duration, SimError> {
+pub(super) fn smallest_gap(chassis: &Chassis, same_clock: bool) -> Result<Duration, SimError> {
+    let Gaps { doubles, smallest } = gaps(chassis, same_clock)?;
+    if let Some(double) = doubles.first() {
+        return Err(failed(double.clone()));
+    }
+    smallest.ok_or_else(|| failed("no instance has two lives: nothing moved, so nothing was checked"))
+}
+
+/// Reads when each instance lived. The modules' clocks are corrected unless they are the host's own.
+///
+/// # Errors
+/// A module does not answer.
+pub(crate) fn gaps(chassis: &Chassis, same_clock: bool) -> Result<Gaps, SimError> {
     let mut lives: BTreeMap<String, Vec<Life>> = BTreeMap::new();
     for module in chassis.modules() {
-        let (offset, doubt) = clock(module)?;
+        let (offset, doubt) = if same_clock { (0, 0) } else { clock(module)? };
         let read = "cd /var/lib/spacecloud/logs && for f in *.log; do head -n 1 $f; tail -n 1 $f; done";
         for (instance, first, last) in lives_of(&module.run(read, within(60.s()))?) {
             let replica =
@@ -23,25 +43,27 @@ pub(super) fn smallest_gap(chassis: &Chassis) -> Result<Duration, SimError> {
             lives.entry(replica).or_default().push(life);
         }
     }
-    let mut smallest = i64::MAX;
+    Ok(between(lives))
+}
+
+fn between(lives: BTreeMap<String, Vec<Life>>) -> Gaps {
+    let mut gaps = Gaps { doubles: Vec::new(), smallest: None };
     for (replica, mut lives) in lives {
         lives.sort_by_key(|l| l.from);
         for pair in lives.windows(2) {
             let [before, after] = pair else { continue };
             let gap = after.from - before.until;
             if gap <= 0 {
-                return Err(failed(format!(
+                gaps.doubles.push(format!(
                     "{replica} ran twice: {} until {}, {} from {}",
                     before.instance, before.until, after.instance, after.from
-                )));
+                ));
             }
-            smallest = smallest.min(gap);
+            let gap = Duration::from_millis(u64::try_from(gap).unwrap_or(0));
+            gaps.smallest = Some(gaps.smallest.map_or(gap, |smallest| smallest.min(gap)));
         }
     }
-    if smallest == i64::MAX {
-        return Err(failed("no instance has two lives: nothing moved, so nothing was checked"));
-    }
-    Ok(Duration::from_millis(smallest.unsigned_abs()))
+    gaps
 }
 
 struct Life {
@@ -81,6 +103,18 @@ fn lives_of(text: &str) -> Vec<(String, i64, i64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_overlap_is_named_and_the_shortest_gap_found() {
+        let life = |instance: &str, from, until| Life { instance: instance.into(), from, until };
+        let apart = vec![life("a-1-1", 0, 100), life("a-1-2", 150, 300), life("a-1-3", 320, 400)];
+        let Gaps { doubles, smallest } = between(BTreeMap::from([("a-1".to_owned(), apart)]));
+        assert_eq!((doubles.len(), smallest), (0, Some(Duration::from_millis(20))));
+        let over = vec![life("a-1-2", 90, 300), life("a-1-1", 0, 100)];
+        let Gaps { doubles, .. } = between(BTreeMap::from([("a-1".to_owned(), over)]));
+        assert_eq!(doubles, ["a-1 ran twice: a-1-1 until 100, a-1-2 from 90"]);
+        assert_eq!(between(BTreeMap::new()).smallest, None);
+    }
 
     #[test]
     fn reads_lives() {

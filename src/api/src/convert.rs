@@ -1,6 +1,6 @@
 use crate::tables::view_decision;
 use crate::v1;
-use model::{App, Desired, Event, Instance, Liveness, Module, Observed, Phase, SpecError};
+use model::{App, Desired, Event, Instance, Liveness, Module, Observed, Phase, ServiceTable, SpecError};
 use thiserror::Error;
 
 /// A message of the other side makes no sense.
@@ -50,6 +50,25 @@ pub fn from_desired(desired: &v1::Desired) -> Result<Desired, BadMessage> {
     Ok(Desired { id: desired.id.parse()?, spec, binding })
 }
 
+/// For an order.
+///
+/// # Errors
+/// Never in practice.
+pub fn to_services(table: &ServiceTable) -> Result<String, BadMessage> {
+    serde_json::to_string(table).map_err(|source| BadMessage::Json { field: "services_json", source })
+}
+
+/// From an order. A server that knows no services says nothing of them.
+///
+/// # Errors
+/// A bad table.
+pub fn from_services(text: &str) -> Result<ServiceTable, BadMessage> {
+    if text.is_empty() {
+        return Ok(ServiceTable::default());
+    }
+    serde_json::from_str(text).map_err(|source| BadMessage::Json { field: "services_json", source })
+}
+
 /// For a heartbeat.
 pub fn to_observed(seen: &Observed) -> v1::Observed {
     v1::Observed {
@@ -59,6 +78,7 @@ pub fn to_observed(seen: &Observed) -> v1::Observed {
         address: seen.address.clone(),
         message: seen.message.clone(),
         started: seen.started,
+        connections: seen.connections,
     }
 }
 
@@ -81,6 +101,7 @@ pub fn from_observed(seen: v1::Observed) -> Result<Observed, BadMessage> {
         address: seen.address,
         message: seen.message,
         started: seen.started,
+        connections: seen.connections,
     })
 }
 
@@ -122,6 +143,14 @@ pub fn view_app(app: &App, ready: usize) -> v1::App {
         revision: app.revision,
         created: app.created,
         strategy: format!("{:?}", app.spec.strategy).to_lowercase(),
+        service: app
+            .spec
+            .ports
+            .iter()
+            .filter_map(|p| Some(format!("{}:{}", app.service_address, p.service?)))
+            .collect::<Vec<_>>()
+            .join(","),
+        note: app.note.clone(),
     }
 }
 
@@ -132,7 +161,8 @@ pub fn view_instance(instance: &Instance) -> v1::Instance {
         replica: instance.id.replica().to_string(),
         app: instance.spec.name.to_string(),
         module: instance.module.as_ref().map(ToString::to_string).unwrap_or_default(),
-        phase: instance.phase.as_str().to_owned(),
+        phase: if instance.draining && instance.is_ready() { "draining" } else { instance.phase.as_str() }
+            .to_owned(),
         address: instance.address.clone(),
         restarts: instance.restarts,
         message: instance.message.clone(),

@@ -130,6 +130,8 @@ pub(crate) enum Verb {
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
     },
+    /// Place the tasks of a trace on the nodes of a trace and say how well it went; needs no cluster
+    Replay(crate::replay::Replay),
     /// Print a completion script: spacectl completions bash > /etc/bash_completion.d/spacectl
     Completions {
         /// For which shell

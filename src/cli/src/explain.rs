@@ -32,6 +32,12 @@ fn one(snapshot: &Snapshot, instance: &Instance, look: Look) -> String {
     if !instance.message.is_empty() {
         text += &format!("Its module or the server says: {}\n", instance.message);
     }
+    if let Some(app) = snapshot.apps.iter().find(|a| a.name == instance.app && !a.note.is_empty()) {
+        text += &format!("Its app: {}.\n", app.note);
+    }
+    if instance.phase == "draining" {
+        text += "It gets no new connections; it stops when the old ones have ended or their time is over.\n";
+    }
     let Some(decision) = &instance.decision else { return text + "No decision is recorded.\n" };
     text += &reason(snapshot, decision);
     if !decision.level.is_empty() {

@@ -91,7 +91,8 @@ fn apps(snapshot: &Snapshot, look: Look) -> String {
     }
     let mut grid = Grid::new(
         look,
-        header(look, &["APP", "READY", "AGE", "IMAGE"], &["STRATEGY", "REVISION"]).as_slice(),
+        header(look, &["APP", "READY", "AGE", "IMAGE"], &["STRATEGY", "REVISION", "SERVICE", "NOTE"])
+            .as_slice(),
     );
     for app in &snapshot.apps {
         let ready = format!("{}/{}", app.ready, app.replicas);
@@ -99,7 +100,7 @@ fn apps(snapshot: &Snapshot, look: Look) -> String {
             if app.ready < app.replicas { plain(ready).fg(comfy_table::Color::Yellow) } else { plain(ready) };
         let mut row = vec![plain(&app.name), ready, plain(age(snapshot.at, app.created)), plain(&app.image)];
         if look.wide {
-            row.extend([plain(&app.strategy), plain(app.revision)]);
+            row.extend([plain(&app.strategy), plain(app.revision), plain(&app.service), plain(&app.note)]);
         }
         grid.row(row);
     }

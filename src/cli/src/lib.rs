@@ -1,6 +1,6 @@
 //! `spacectl`: what an operator types, one call to the server, and tables that a person can read.
 //!
-//! Neighbours: knows `api` for the contract and `model` for app files; nobody knows this room.
+//! Neighbours: knows `api` for the contract, `model` for app files and `planner` for replays; nobody knows this room.
 //!
 //! Each verb reads its input, asks the server once (or watches it), and renders. Rendering is pure: a
 //! [`api::v1::Snapshot`] goes in, text comes out, and ages are counted by the server's clock in the snapshot.
@@ -16,6 +16,7 @@ mod failure;
 mod find;
 mod get;
 mod logs;
+mod replay;
 mod status;
 mod table;
 mod tables;
@@ -98,6 +99,7 @@ async fn perform(args: Args) -> Result<(), Failure> {
         Verb::Logs { target, follow, tail } => {
             logs::logs(&connect().await?, &target, follow, tail.unwrap_or_default()).await
         }
+        Verb::Replay(asked) => replay::replay(&asked),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "spacectl", &mut script);

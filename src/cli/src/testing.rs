@@ -17,6 +17,7 @@ pub(crate) fn app(name: &str, ready: u32, replicas: u32) -> App {
         revision: 1,
         created: NOW - 12_000,
         strategy: "spread".into(),
+        ..App::default()
     }
 }
 

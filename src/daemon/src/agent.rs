@@ -1,17 +1,24 @@
 //! The agent role: keeps a session with the server, runs what it is told, and fences itself when cut off.
 
 mod fencing;
+mod gate;
+mod health;
 mod instances;
 mod joining;
 mod logs;
+mod prefetch;
 mod probe;
+mod resolver;
+mod services;
 mod session;
 
 use crate::{chain, config::Config};
 use anyhow::Context;
 use instances::Instances;
-use model::Module;
-use runtime::{Containerd, Engine, Network, Runtime};
+use model::{Module, Subnet};
+use prefetch::Prefetch;
+use runtime::{BRIDGE, Containerd, Engine, Network, Runtime, set_bridge};
+use services::Services;
 use std::{sync::Arc, time::Duration};
 
 const RETRY: Duration = Duration::from_millis(50);
@@ -25,7 +32,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let module = config.module()?;
     std::fs::create_dir_all(&config.agent.run)
         .with_context(|| format!("cannot create {}", config.agent.run.display()))?;
-    let runtime = connect(&config, &module).await;
+    let pods = config.pods()?;
+    if let Err(error) = set_bridge(BRIDGE, pods).await {
+        // The plugin makes it with the first instance; until then the module itself has no names.
+        tracing::warn!(error = %chain(&error), "no bridge yet");
+    }
+    let runtime = connect(&config, &module, pods).await;
     run_on(config, runtime).await
 }
 
@@ -38,6 +50,12 @@ pub async fn run_on(config: Config, runtime: Arc<dyn Runtime>) -> anyhow::Result
     config.accelerators().prepare();
     let instances = Instances::new(runtime, config.fence(), config.timing.lease);
     fencing::start(&instances);
+    let services = Services::start(module.clone(), &instances);
+    let prefetch = Prefetch::start(instances.runtime.clone());
+    if let Some(gateway) = config.pods()?.gateway() {
+        let (names, run, services) = (config.agent.names.clone(), config.agent.run.clone(), services.clone());
+        tokio::spawn(async move { resolver::run(names, gateway, &run, services).await });
+    }
     loop {
         match instances.adopt().await {
             Ok(()) => break,
@@ -47,7 +65,9 @@ pub async fn run_on(config: Config, runtime: Arc<dyn Runtime>) -> anyhow::Result
     }
     let mut last = String::new();
     loop {
-        let Err(error) = session::run(&config, &module, &instances).await else { continue };
+        let Err(error) = session::run(&config, &module, &instances, &services, &prefetch).await else {
+            continue;
+        };
         let error = format!("{error:#}").replace('\n', " ");
         if error != last {
             tracing::warn!(%error, "no session with the server");
@@ -60,10 +80,10 @@ pub async fn run_on(config: Config, runtime: Arc<dyn Runtime>) -> anyhow::Result
 }
 
 /// containerd may start later than we do.
-async fn connect(config: &Config, module: &model::Name) -> Arc<dyn Runtime> {
+async fn connect(config: &Config, module: &model::Name, pods: Subnet) -> Arc<dyn Runtime> {
     let slot = config.slot().unwrap_or(0).to_string();
-    let network =
-        Network::new(&config.agent.cni_bin, &config.agent.pods.replace("{slot}", &slot), &config.agent.run);
+    let address = config.agent.backplane.replace("{slot}", &slot).parse().ok();
+    let network = Network::new(&config.agent.cni_bin, pods, &config.agent.run, address);
     let mut last = String::new();
     loop {
         let logs = config.state.join("logs");

@@ -1,11 +1,12 @@
 //! spacecloud.toml.
 
-use model::{Bytes, Name, Timing};
+use model::{Bytes, Name, Subnet, Timing};
 use runtime::{AcceleratorSlot, Accelerators, Fence};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 use thiserror::Error;
@@ -68,6 +69,8 @@ pub struct ServerConfig {
     pub http: String,
     /// Where the registry's certificate is put when the server's module has a registry.
     pub registry_tls: PathBuf,
+    /// Where services get their addresses; apart from everything else that the modules reach.
+    pub services: Subnet,
 }
 
 impl Default for ServerConfig {
@@ -77,6 +80,7 @@ impl Default for ServerConfig {
             listen: "0.0.0.0:7440".into(),
             http: "0.0.0.0:7480".into(),
             registry_tls: "/var/lib/space-registry/tls".into(),
+            services: Subnet::SERVICES,
         }
     }
 }
@@ -103,6 +107,8 @@ pub struct AgentConfig {
     pub registry: String,
     /// Directory on a tmpfs: network namespaces, addresses, the lease.
     pub run: PathBuf,
+    /// Where cgroup v2 is mounted; beside cgroup v1 that is often /sys/fs/cgroup/unified.
+    pub cgroup: PathBuf,
     /// Memory that is left to the system.
     pub reserved: Bytes,
     /// For placement.
@@ -111,6 +117,33 @@ pub struct AgentConfig {
     pub accelerators: Vec<AcceleratorSlot>,
     /// Where the kernel's view of the devices is mounted.
     pub sysfs: PathBuf,
+    /// The resolver of names.
+    pub names: NamesConfig,
+}
+
+/// `[agent.names]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NamesConfig {
+    /// Where it listens, as ADDRESS:PORT; empty is port 53 of the bridge's address, where instances look.
+    pub listen: String,
+    /// Services are APP.ZONE.
+    pub zone: Name,
+    /// Who is asked for all other names, as ADDRESS:PORT; none at all is whoever resolv.conf names.
+    pub upstream: Vec<SocketAddr>,
+    /// The module's own list of name servers.
+    pub resolv_conf: PathBuf,
+}
+
+impl Default for NamesConfig {
+    fn default() -> Self {
+        Self {
+            listen: String::new(),
+            zone: Name::of_services(),
+            upstream: Vec::new(),
+            resolv_conf: "/etc/resolv.conf".into(),
+        }
+    }
 }
 
 impl Default for AgentConfig {
@@ -125,15 +158,15 @@ impl Default for AgentConfig {
             cni_bin: "/usr/lib/cni".into(),
             registry: "registry.spacecloud:5000".into(),
             run: "/run/spacecloud".into(),
+            cgroup: "/sys/fs/cgroup".into(),
             reserved: Bytes(192 << 20),
             labels: BTreeMap::new(),
             accelerators: Vec::new(),
             sysfs: "/sys".into(),
+            names: NamesConfig::default(),
         }
     }
 }
-
-const CGROUPS: &str = "/sys/fs/cgroup/spacecloud";
 
 impl Config {
     fn roles_default() -> Roles {
@@ -168,11 +201,21 @@ impl Config {
         config.timing.check().map_err(|e| refuse(e.to_string()))?;
         for (key, address) in [("server.listen", &config.server.listen), ("server.http", &config.server.http)]
         {
-            if address.parse::<std::net::SocketAddr>().is_err() {
+            if address.parse::<SocketAddr>().is_err() {
                 return Err(refuse(format!(
                     "{key}: {address:?} is no address; write ADDRESS:PORT, as 0.0.0.0:7440"
                 )));
             }
+        }
+        if config.server.services.hosts() == 0 {
+            return Err(refuse(format!("server.services: {} has no addresses", config.server.services)));
+        }
+        let names = &config.agent.names;
+        if !names.listen.is_empty() && names.listen.parse::<SocketAddr>().is_err() {
+            return Err(refuse(format!(
+                "agent.names.listen: {:?} is no address; write ADDRESS:PORT, as 10.45.1.1:53",
+                names.listen
+            )));
         }
         config.check_accelerators().map_err(refuse)?;
         Ok(config)
@@ -201,6 +244,16 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// The subnet of this module's instances.
+    ///
+    /// # Errors
+    /// Nobody says in which slot it is, or `agent.pods` is no subnet.
+    pub fn pods(&self) -> Result<Subnet, ConfigError> {
+        let text = self.agent.pods.replace("{slot}", &self.slot()?.to_string());
+        text.parse()
+            .map_err(|e: model::SpecError| ConfigError { file: "agent.pods".into(), reason: e.to_string() })
     }
 
     /// The slot map on this module's bus.
@@ -248,7 +301,7 @@ impl Config {
 
     /// The fence that agent and guard share.
     pub fn fence(&self) -> Fence {
-        Fence::new(Path::new(CGROUPS), &self.agent.run.join("lease"))
+        Fence::new(&self.agent.cgroup.join("spacecloud"), &self.agent.run.join("lease"))
     }
 }
 

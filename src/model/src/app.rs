@@ -1,4 +1,6 @@
-use crate::{Bytes, Cpu, ImageRef, Milli, Moment, Name, Span, SpecError};
+use crate::{
+    Bytes, Cpu, Health, ImageRef, Milli, Moment, Name, Policy, ServiceSpec, Span, SpecError, Update,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -78,36 +80,12 @@ pub struct Placement {
 pub struct Port {
     /// The port inside the container.
     pub container: u16,
-    /// Published on the address of the instance's module, at this port.
+    /// Published on the address of the instance's module, at this port; with `service`, on every module's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<u16>,
     /// Port of the app's stable virtual address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<u16>,
-}
-
-/// How the agent finds out whether an instance is healthy. One of `http`, `tcp`, `exec`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Health {
-    /// A path that answers with a status below 400 on the first port.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http: Option<String>,
-    /// A port that accepts connections.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tcp: Option<u16>,
-    /// A command in the container that exits with 0.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exec: Option<Vec<String>>,
-    /// Between two probes.
-    #[serde(default = "Health::every_default")]
-    pub every: Span,
-}
-
-impl Health {
-    fn every_default() -> Span {
-        Span(1000)
-    }
 }
 
 /// How a planned move is done.
@@ -133,13 +111,21 @@ pub enum OnDisconnect {
 }
 
 /// How it moves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Migration {
     /// Drain, rebalance, update.
     pub planned: PlannedMove,
     /// Cut off from the server.
     pub on_disconnect: OnDisconnect,
+    /// How long connections of an instance that leaves its service may go on before it is told to end.
+    pub drain: Span,
+}
+
+impl Default for Migration {
+    fn default() -> Self {
+        Self { planned: PlannedMove::default(), on_disconnect: OnDisconnect::default(), drain: Span(10_000) }
+    }
 }
 
 /// What a user wants to run: the contents of an app file.
@@ -201,6 +187,12 @@ pub struct AppSpec {
     /// How it moves.
     #[serde(default, skip_serializing_if = "is_default")]
     pub migration: Migration,
+    /// How its service spreads connections.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub service: ServiceSpec,
+    /// How its instances are replaced when it is changed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub update: Update,
 }
 
 fn one() -> u32 {
@@ -314,14 +306,20 @@ impl AppSpec {
         }
         self.check_ports()?;
         self.check_health()?;
+        self.update.check()?;
         if self.env.keys().any(|key| key.is_empty() || key.contains(['=', '\0'])) {
             return Err(SpecError::value("env", "", "has a name that is empty or holds '='"));
         }
         Ok(())
     }
 
+    /// Whether it has a service: a virtual address of its own.
+    pub fn has_service(&self) -> bool {
+        self.ports.iter().any(|port| port.service.is_some())
+    }
+
     fn check_ports(&self) -> Result<(), SpecError> {
-        let mut hosts = BTreeSet::new();
+        let (mut hosts, mut services) = (BTreeSet::new(), BTreeSet::new());
         for port in &self.ports {
             if port.container == 0 || port.host == Some(0) || port.service == Some(0) {
                 return Err(SpecError::value("ports", 0, "is no port; use 1 to 65535"));
@@ -333,36 +331,29 @@ impl AppSpec {
                     "is used twice in this app",
                 ));
             }
-            if let Some(service) = port.service {
-                return Err(unsupported(
+            if port.service.is_some_and(|service| !services.insert(service)) {
+                return Err(SpecError::value(
                     "ports.service",
-                    service.to_string(),
-                    "use ports.host, or the instance's address",
+                    port.service.unwrap_or(0),
+                    "is used twice in this app",
                 ));
             }
+        }
+        if self.service.policy == Policy::LeastConnections {
+            return Err(unsupported(
+                "service.policy",
+                "least-connections",
+                "the kernel's nftables counts no connections: use round-robin or source",
+            ));
         }
         Ok(())
     }
 
     fn check_health(&self) -> Result<(), SpecError> {
         let Some(health) = &self.health else { return Ok(()) };
-        let kinds = [health.http.is_some(), health.tcp.is_some(), health.exec.is_some()];
-        if kinds.iter().filter(|set| **set).count() != 1 {
-            return Err(SpecError::value("health", "", "needs exactly one of http, tcp and exec"));
-        }
-        if health.exec.is_some() {
-            return Err(unsupported("health.exec", "exec", "use health.http or health.tcp"));
-        }
-        if let Some(path) = &health.http {
-            if !path.starts_with('/') || path.contains(char::is_whitespace) {
-                return Err(SpecError::value("health.http", path, "is no path; it starts with '/'"));
-            }
-            if self.ports.is_empty() {
-                return Err(SpecError::value("health.http", path, "needs a [[ports]] entry to ask at"));
-            }
-        }
-        if health.every.0 < 10 {
-            return Err(SpecError::value("health.every", health.every, "is shorter than 10ms"));
+        health.check()?;
+        if let Some(path) = health.http.as_ref().filter(|_| self.ports.is_empty()) {
+            return Err(SpecError::value("health.http", path, "needs a [[ports]] entry to ask at"));
         }
         Ok(())
     }

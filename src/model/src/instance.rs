@@ -130,6 +130,9 @@ pub struct Observed {
     pub message: String,
     /// When its process started, in Unix milliseconds; 0 when it did not.
     pub started: u64,
+    /// While it is draining: how many connections it still has, as far as that is known.
+    #[serde(default)]
+    pub connections: Option<u32>,
 }
 
 /// What an agent is told to run.
@@ -170,6 +173,9 @@ pub struct Instance {
     pub message: String,
     /// As last reported.
     pub started: u64,
+    /// It gets no new connections any more; it is stopped when the old ones have ended.
+    #[serde(default)]
+    pub draining: bool,
     /// Why here.
     pub decision: Decision,
 }
@@ -183,6 +189,11 @@ impl Instance {
     /// It is on its way out.
     pub fn is_stopping(&self) -> bool {
         self.phase == Phase::Stopping
+    }
+
+    /// It is on its way out, or will be when its connections have ended.
+    pub fn is_leaving(&self) -> bool {
+        self.draining || self.is_stopping()
     }
 }
 

@@ -22,6 +22,7 @@ mod accelerator;
 mod app;
 mod decision;
 mod error;
+mod health;
 mod history;
 mod image;
 mod instance;
@@ -30,23 +31,27 @@ mod name;
 mod quantity;
 mod record;
 mod resource;
+mod service;
 mod task;
 mod timing;
+mod update;
 
 pub use accelerator::{Accelerator, AcceleratorShare, Binding};
 pub use app::{
-    AppFile, AppSpec, Health, Kind, Migration, OnDisconnect, Placement, PlannedMove, Port, Resources,
-    Strategy,
+    AppFile, AppSpec, Kind, Migration, OnDisconnect, Placement, PlannedMove, Port, Resources, Strategy,
 };
 pub use decision::{Candidate, Decision, Failed, Verdict};
 pub use error::SpecError;
+pub use health::Health;
 pub use history::{Combination, Outcome, Run, Success};
 pub use image::ImageRef;
 pub use instance::{Desired, Instance, InstanceId, Observed, Phase, ReplicaId};
 pub use module::{Capacity, Liveness, Module};
 pub use name::Name;
 pub use quantity::{Bytes, Cpu, Milli, Span};
-pub use record::{App, Event, Record, RecordKind, Severity};
+pub use record::{App, Event, Record, RecordKind, Rollout, Severity};
 pub use resource::{Availability, ResourceName, ResourceState};
+pub use service::{Endpoint, Policy, Service, ServicePort, ServiceSpec, ServiceTable, Subnet};
 pub use task::{Moment, Plan, PlanState, Reservation, minute, utc};
 pub use timing::{Now, Timing};
+pub use update::Update;

@@ -16,6 +16,11 @@ impl Name {
         &self.0
     }
 
+    /// The zone of the services' names: `APP.space`.
+    pub fn of_services() -> Self {
+        Self("space".to_owned())
+    }
+
     /// The name that the module in `slot` has.
     pub fn of_module(slot: u16) -> Self {
         Self(format!("module-{slot}"))

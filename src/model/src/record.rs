@@ -14,6 +14,24 @@ pub struct App {
     pub created: u64,
     /// Its virtual address, when a port asks for a service.
     pub service_address: String,
+    /// The highest revision that it ever had: one that was rolled back is not used again.
+    #[serde(default)]
+    pub last_revision: u64,
+    /// The change under way, as long as not all instances have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Box<Rollout>>,
+    /// For people: how the last change went.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+/// A change of an app that is being carried out, and what to go back to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// What ran before.
+    pub previous: AppSpec,
+    /// Its revision.
+    pub previous_revision: u64,
 }
 
 /// How much an event matters.

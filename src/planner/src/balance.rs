@@ -2,9 +2,10 @@
 
 use crate::{
     core::Core,
-    place::{Load, loads, share},
+    place::{Ask, Load, loads, share},
+    usage::{Except, Window},
 };
-use model::{Instance, InstanceId, Module, Name};
+use model::{Instance, InstanceId, Kind, Module, Name, PlannedMove};
 
 /// An instance that asks for nothing still weighs this share of a module.
 const LEAST_WEIGHT: f64 = 1.0 / 100.0;
@@ -51,7 +52,13 @@ impl Core {
             let mut fitting: Vec<(f64, &Instance)> = self
                 .instances
                 .values()
-                .filter(|i| i.module.as_ref() == Some(&from.name) && i.is_ready() && !self.moving(&i.id))
+                .filter(|i| {
+                    i.module.as_ref() == Some(&from.name)
+                        && i.is_ready()
+                        && i.spec.kind == Kind::App
+                        && !i.draining
+                        && !self.moving(&i.id)
+                })
                 .map(|i| (weight(i, from), i))
                 .filter(|(weight, i)| weight * HYSTERESIS <= gap && self.takes(to, i))
                 .collect();
@@ -72,6 +79,21 @@ impl Core {
 
     /// Whether `to` would be chosen were it the only other module.
     fn takes(&self, to: &Module, instance: &Instance) -> bool {
+        if instance.spec.migration.planned == PlannedMove::StopFirst {
+            // It is placed anew once it is gone: it is worth stopping only if that leads there, or it would be
+            // stopped again and again.
+            let decision = self.decide_on(&Ask {
+                spec: &instance.spec,
+                window: Window::for_good(self.now.wall),
+                avoid: None,
+                cause: "rebalance",
+                code: instance.spec.code(instance.id.replica().number),
+                except: Except { instance: Some(&instance.id), ..Except::default() },
+                extra: &[],
+                prefer: None,
+            });
+            return decision.chosen.as_ref() == Some(&to.name);
+        }
         let decision = self.decide(&instance.spec, instance.module.as_ref(), "rebalance");
         decision
             .candidates
@@ -81,7 +103,7 @@ impl Core {
 
     /// It is stopping, or its successor is on the way: its weight no longer counts.
     fn leaves(&self, instance: &Instance) -> bool {
-        instance.is_stopping() || self.instances.values().any(|i| i.replaces.as_ref() == Some(&instance.id))
+        instance.is_leaving() || self.instances.values().any(|i| i.replaces.as_ref() == Some(&instance.id))
     }
 
     /// Its replica has another instance, starting or stopping: one move at a time.

@@ -1,9 +1,10 @@
 //! The server's state and its one entrance, [`Core::step`].
 
-use crate::{Refusal, link::Link};
+use crate::{Refusal, link::Link, service::Drain};
 use model::{
-    App, AppSpec, Desired, Event as EventRecord, Instance, InstanceId, Liveness, Module, Name, Now, Observed,
-    Plan, Record, RecordKind, ResourceName, ResourceState, Run, Severity, Success, Timing,
+    App, AppSpec, Desired, Event as EventRecord, ImageRef, Instance, InstanceId, Liveness, Module, Name, Now,
+    Observed, Plan, Record, RecordKind, ResourceName, ResourceState, Run, ServiceTable, Severity, Success,
+    Timing,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,6 +59,8 @@ pub struct AgentReport {
     pub taken: u64,
     /// Everything that it has.
     pub observed: Vec<Observed>,
+    /// The last order whose service table it has set.
+    pub routed: u64,
 }
 
 /// What happens to the core.
@@ -98,6 +101,10 @@ pub struct Order {
     pub number: u64,
     /// Everything else is to be stopped.
     pub desired: Vec<Desired>,
+    /// Where services lead.
+    pub services: ServiceTable,
+    /// Images that it should have in case it must take over from another module.
+    pub images: Vec<ImageRef>,
 }
 
 /// What a step asks of the shell, in this order.
@@ -126,6 +133,14 @@ pub struct Core {
     pub(crate) stopped_by: BTreeMap<InstanceId, u64>,
     /// When each move under way began.
     pub(crate) moves: BTreeMap<InstanceId, u64>,
+    /// What leaves its service.
+    pub(crate) drains: BTreeMap<InstanceId, Drain>,
+    /// Since when each instance that was never ready has been there.
+    pub(crate) unproven: BTreeMap<InstanceId, u64>,
+    /// Where services lead, as the modules are told.
+    pub(crate) table: ServiceTable,
+    /// Which images each module is told to have ready.
+    pub(crate) prefetched: BTreeMap<Name, Vec<ImageRef>>,
     /// Windows of tasks.
     pub(crate) plans: BTreeMap<Name, Plan>,
     /// The resource-state table.
@@ -158,6 +173,10 @@ impl Core {
             links: BTreeMap::new(),
             stopped_by: BTreeMap::new(),
             moves: BTreeMap::new(),
+            drains: BTreeMap::new(),
+            unproven: BTreeMap::new(),
+            table: ServiceTable::default(),
+            prefetched: BTreeMap::new(),
             plans: BTreeMap::new(),
             resources: BTreeMap::new(),
             runs: BTreeMap::new(),
@@ -179,6 +198,9 @@ impl Core {
                 Record::Instance(instance) => {
                     if instance.replaces.is_some() {
                         core.moves.insert(instance.id.clone(), now.mono);
+                    }
+                    if !instance.is_ready() {
+                        core.unproven.insert(instance.id.clone(), now.mono);
                     }
                     core.instances.insert(instance.id.clone(), *instance);
                 }
@@ -225,6 +247,8 @@ impl Core {
         };
         self.pass_time(&mut output);
         self.reconcile();
+        self.route();
+        self.prefetch();
         self.refresh_resources();
         self.emit(&mut output);
         Ok((reply, output))
@@ -245,6 +269,8 @@ impl Core {
         // Order numbers start anew with each connection.
         let instances = &self.instances;
         self.stopped_by.retain(|id, _| instances.get(id).is_some_and(|i| i.module.as_ref() != Some(&name)));
+        self.forget_told(&name);
+        self.miss(&name, observed);
         self.observe(&name, observed);
         self.reorder.insert(name);
     }
@@ -258,6 +284,7 @@ impl Core {
         if !link.heartbeat(now, report.taken, strays) {
             return false;
         }
+        link.routed = report.routed;
         let after = link.liveness;
         if before != after {
             self.touched.insert(name.clone());
@@ -276,6 +303,7 @@ impl Core {
 
     fn observe(&mut self, module: &Name, observed: &[Observed]) {
         for seen in observed {
+            self.count(&seen.id, seen.connections);
             let Some(instance) = self.instances.get(&seen.id) else { continue };
             if instance.module.as_ref() != Some(module) || instance.is_stopping() {
                 continue;
@@ -291,6 +319,24 @@ impl Core {
                     self.event(Severity::Warning, next.id.replica(), "BackOff", next.message.clone());
                 }
                 self.put_instance(next);
+            }
+        }
+    }
+
+    /// What an agent that says hello does not have, it has yet to start: it must have been fenced or rebooted.
+    fn miss(&mut self, module: &Name, observed: &[Observed]) {
+        let missing: Vec<Instance> = self
+            .instances
+            .values()
+            .filter(|i| i.module.as_ref() == Some(module) && !i.is_stopping())
+            .filter(|i| observed.iter().all(|o| o.id != i.id))
+            .cloned()
+            .collect();
+        for instance in missing {
+            if instance.draining {
+                self.stop(&instance.id);
+            } else if instance.phase != model::Phase::Starting {
+                self.put_instance(Instance { phase: model::Phase::Starting, ..instance });
             }
         }
     }
@@ -320,6 +366,7 @@ impl Core {
         for (name, liveness) in changed {
             if liveness == Liveness::Lost {
                 output.disconnect.insert(name.clone());
+                self.forget_told(&name);
                 self.lose(&name);
             }
         }
@@ -341,7 +388,9 @@ impl Core {
                     desired.push(self.desired(instance));
                 }
             }
-            output.orders.insert(name, Order { number, desired });
+            self.tell(&name, number);
+            let images = self.prefetched.get(&name).cloned().unwrap_or_default();
+            output.orders.insert(name, Order { number, desired, services: self.table.clone(), images });
         }
         let changed = std::mem::take(&mut self.changed);
         output.changes =
@@ -393,6 +442,8 @@ impl Core {
         }
         self.stopped_by.remove(id);
         self.moves.remove(id);
+        self.drains.remove(id);
+        self.unproven.remove(id);
         self.changed.insert((RecordKind::Instance, id.to_string()), None);
     }
 
@@ -419,6 +470,10 @@ impl Core {
         {
             self.changed.insert((RecordKind::Event, EventRecord::key_of(number)), None);
         }
+    }
+
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.changed.is_empty()
     }
 
     pub(crate) fn note(&mut self, record: Record) {

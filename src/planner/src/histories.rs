@@ -275,7 +275,7 @@ fn fits(bench: &Bench, instance: &Instance) -> Option<Name> {
 
 /// `SPACECLOUD_HISTORIES=100000` for the longer run.
 fn cases() -> u32 {
-    std::env::var("SPACECLOUD_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(200)
+    std::env::var("SPACECLOUD_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(64)
 }
 
 proptest! {

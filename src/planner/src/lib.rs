@@ -25,10 +25,15 @@ mod lease;
 mod link;
 mod out_of_use;
 mod place;
+pub mod pool;
+mod preempt;
+mod prefetch;
 mod reconcile;
 mod request;
 mod resize;
 mod resources;
+mod rollout;
+mod service;
 mod tasks;
 #[cfg(test)]
 mod testing;

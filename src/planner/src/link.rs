@@ -13,6 +13,8 @@ pub(crate) struct Link {
     /// The last order's number, and the last that the agent has taken.
     pub(crate) ordered: u64,
     pub(crate) taken: u64,
+    /// The last order whose service table the agent has set.
+    pub(crate) routed: u64,
 }
 
 /// After this long without a loss a module's losses are forgotten.
@@ -23,14 +25,22 @@ const FLAPPING: u32 = 3;
 impl Link {
     /// A module known from the store: it may be running instances, so it has a whole lease to show up.
     pub(crate) fn unheard(now: Now) -> Self {
-        Self { liveness: Liveness::Suspect, heard: now.mono, ready_since: 0, losses: 0, ordered: 0, taken: 0 }
+        Self {
+            liveness: Liveness::Suspect,
+            heard: now.mono,
+            ready_since: 0,
+            losses: 0,
+            ordered: 0,
+            taken: 0,
+            routed: 0,
+        }
     }
 
     /// The module says hello on a new connection.
     pub(crate) fn hello(&mut self, now: Now) {
         self.heard = now.mono;
         self.liveness = Liveness::Returning;
-        (self.ordered, self.taken) = (0, 0);
+        (self.ordered, self.taken, self.routed) = (0, 0, 0);
     }
 
     /// A heartbeat. Answers whether it is to be acknowledged: a lost module must say hello first.

@@ -37,7 +37,7 @@ impl Core {
         let leaving: Vec<(InstanceId, OutOfUse)> = self
             .instances
             .values()
-            .filter(|i| i.module.is_some() && !i.is_stopping() && !self.moving(&i.id))
+            .filter(|i| i.module.is_some() && !i.is_leaving() && !self.moving(&i.id))
             .filter_map(|i| Some((i.id.clone(), self.out_of_use(i)?)))
             .collect();
         for (id, out) in leaving {
@@ -56,7 +56,7 @@ impl Core {
             }
             if stop_first {
                 self.event(Severity::Normal, id.replica(), "Stopping", format!("{}: stop first", out.cause));
-                self.stop(&id);
+                self.retire(&id);
             } else if let Some(new) = self.create(id.replica(), Some(id.clone()), &out.cause) {
                 self.place(&new, None);
             }

@@ -183,7 +183,8 @@ impl Core {
             }
             let load = &usage.load;
             let (score, scores) = score(strategy, module, load, ask.spec);
-            let siblings = self.count_on(&module.name, |i| i.spec.name == ask.spec.name);
+            let sibling = |i: &Instance| i.spec.name == ask.spec.name && Some(&i.id) != ask.except.instance;
+            let siblings = self.count_on(&module.name, sibling);
             let better = match best {
                 None => true,
                 Some((top, top_siblings, top_load, _)) => match strategy {
@@ -249,9 +250,29 @@ impl Core {
 
     /// Every filter that takes the module out, in their order.
     fn filter(&self, module: &Module, usage: &Usage, ask: &Ask<'_>) -> Vec<Failed> {
-        let (spec, name) = (ask.spec, &module.name);
+        let mut failed = self.unfit(module, usage, ask.spec, ask.avoid);
+        failed.extend(self.short_of(module, usage, ask.spec));
+        failed
+    }
+
+    /// What it lacks there of amounts and of numbered resources.
+    pub(crate) fn short_of(&self, module: &Module, usage: &Usage, spec: &AppSpec) -> Vec<Failed> {
+        let mut failed = short_of_amounts(module, usage, spec);
+        failed.extend(self.short_of_accelerators(module, usage, spec));
+        failed
+    }
+
+    /// Why a module is out of the question, whatever room it has.
+    pub(crate) fn unfit(
+        &self,
+        module: &Module,
+        usage: &Usage,
+        spec: &AppSpec,
+        avoid: Option<&Name>,
+    ) -> Vec<Failed> {
+        let name = &module.name;
         let mut failed = Vec::new();
-        if ask.avoid == Some(name) {
+        if avoid == Some(name) {
             failed.push(fail("leaving", "it moves away from here", "it need not move away from there"));
         }
         match self.links.get(name) {
@@ -275,13 +296,11 @@ impl Core {
             let why = format!("has no label {key} = {value:?}");
             failed.push(fail("labels", why, format!("it has the label {key} = {value:?}")));
         }
-        if let Some(host) = spec.ports.iter().filter_map(|p| p.host).find(|host| usage.ports.contains(host)) {
+        if let Some(host) = own_host_ports(spec).find(|host| usage.ports.contains(host)) {
             let why = format!("host port {host} is taken");
             failed.push(fail("ports", why, format!("its port {host} is free")));
         }
         failed.extend(self.companions(module, spec));
-        failed.extend(short_of_amounts(module, usage, spec));
-        failed.extend(self.short_of_accelerators(module, usage, spec));
         failed
     }
 
@@ -334,6 +353,11 @@ impl Core {
         (most < asked.0)
             .then(|| fail("accelerators", why, format!("{asked} of one of its accelerators are free")))
     }
+}
+
+/// Those that are published by a service belong to no module.
+pub(crate) fn own_host_ports(spec: &AppSpec) -> impl Iterator<Item = u16> {
+    spec.ports.iter().filter(|p| p.service.is_none()).filter_map(|p| p.host)
 }
 
 /// What `auto` stands for.

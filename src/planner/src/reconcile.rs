@@ -8,10 +8,13 @@ impl Core {
         self.run_tasks();
         self.stop_unwanted();
         self.finish_moves();
+        self.finish_drains();
+        self.watch_rollouts();
         self.fill_replicas();
         self.place_pending();
         self.keep_reservations();
-        self.update_and_drain();
+        self.roll();
+        self.empty_modules();
         self.leave_accelerators();
         self.rebalance();
     }
@@ -50,19 +53,20 @@ impl Core {
         let unwanted: Vec<InstanceId> = self
             .instances
             .values()
-            .filter(|i| !i.is_stopping())
+            .filter(|i| !i.is_stopping() && !(i.draining && self.apps.contains_key(&i.spec.name)))
             .filter(|i| {
                 self.apps.get(&i.spec.name).is_none_or(|app| i.id.replica().number > self.wanted(app))
             })
             .map(|i| i.id.clone())
             .collect();
         for id in unwanted {
-            self.stop(&id);
+            if self.apps.contains_key(&id.replica().app) { self.retire(&id) } else { self.stop(&id) }
         }
     }
 
     pub(crate) fn stop(&mut self, id: &InstanceId) {
         self.moves.remove(id);
+        self.drains.remove(id);
         let Some(instance) = self.instances.get(id).cloned() else { return };
         if instance.module.is_none() {
             self.remove_instance(id);
@@ -82,15 +86,17 @@ impl Core {
             let began = self.moves.get(&new.id).copied().unwrap_or(self.now.mono);
             match old {
                 None => self.settle_in(new),
-                Some(old) if old.is_stopping() => self.settle_in(new),
+                Some(old) if old.is_leaving() => self.settle_in(new),
                 Some(old) if new.is_ready() => {
                     let place =
                         |i: &Instance| i.module.as_ref().map_or("nowhere".to_owned(), ToString::to_string);
                     let text = format!("from {} to {}: {}", place(&old), place(&new), new.decision.cause);
                     self.event(Severity::Normal, new.id.replica(), "Moved", text);
                     self.settle_in(new);
-                    self.stop(&old.id);
+                    self.retire(&old.id);
                 }
+                // An update has a limit of its own.
+                Some(old) if old.revision != new.revision && self.rolls_back(&new) => {}
                 Some(_) if self.now.mono.saturating_sub(began) > self.timing.move_limit.0 => {
                     let text =
                         format!("{} was not ready in {}: {}", new.id, self.timing.move_limit, new.message);
@@ -148,8 +154,10 @@ impl Core {
             address: String::new(),
             message: String::new(),
             started: 0,
+            draining: false,
             decision,
         });
+        self.unproven.insert(id.clone(), self.now.mono);
         Some(id)
     }
 
@@ -175,7 +183,12 @@ impl Core {
             if stays { None } else { old.module.clone() }
         });
         let decision = self.decide_placement(&instance, from.as_ref(), only);
-        let message = decision.refusal();
+        let mut message = decision.refusal();
+        if decision.chosen.is_none()
+            && let Some(waits) = self.preempt(&instance)
+        {
+            message = format!("{waits} ({message})");
+        }
         if decision.chosen.is_none()
             && message == instance.message
             && !instance.decision.candidates.is_empty()
@@ -195,23 +208,16 @@ impl Core {
         self.put_instance(instance);
     }
 
-    /// Instances of an old revision, and those on draining modules, move; a few at a time.
-    fn update_and_drain(&mut self) {
+    /// What runs on draining modules moves; a few at a time.
+    fn empty_modules(&mut self) {
         let wanting: Vec<(InstanceId, String, PlannedMove)> = self
             .instances
             .values()
-            .filter(|i| i.module.is_some() && !i.is_stopping() && !self.moving(&i.id))
+            .filter(|i| !i.is_leaving() && !self.moving(&i.id))
             .filter_map(|i| {
-                let module = i.module.as_ref().and_then(|m| self.modules.get(m))?;
+                let module = i.module.as_ref().and_then(|m| self.modules.get(m)).filter(|m| m.draining)?;
                 let app = self.apps.get(&i.spec.name)?;
-                let cause = if i.revision != app.revision {
-                    format!("update to revision {}", app.revision)
-                } else if module.draining {
-                    format!("drain of {}", module.name)
-                } else {
-                    return None;
-                };
-                Some((i.id.clone(), cause, app.spec.migration.planned))
+                Some((i.id.clone(), format!("drain of {}", module.name), app.spec.migration.planned))
             })
             .collect();
         for (id, cause, planned) in wanting {
@@ -221,7 +227,7 @@ impl Core {
             match planned {
                 PlannedMove::StopFirst => {
                     self.event(Severity::Normal, id.replica(), "Stopping", format!("{cause}: stop first"));
-                    self.stop(&id);
+                    self.retire(&id);
                 }
                 PlannedMove::MakeBeforeBreak => {
                     if let Some(new) = self.create(id.replica(), Some(id.clone()), &cause) {
@@ -239,7 +245,7 @@ impl Core {
     }
 
     fn stops_first(&self, instance: &Instance) -> bool {
-        instance.is_stopping()
+        instance.is_leaving()
             && instance.spec.migration.planned == PlannedMove::StopFirst
             && self.apps.contains_key(&instance.spec.name)
     }
@@ -252,7 +258,7 @@ impl Core {
             let Some(plan) = self.plan_rebalance() else { return };
             let Some(old) = self.instances.get(&plan.instance).cloned() else { return };
             if old.spec.migration.planned == PlannedMove::StopFirst {
-                self.stop(&old.id);
+                self.retire(&old.id);
             } else if let Some(new) = self.create(old.id.replica(), Some(old.id.clone()), "rebalance") {
                 self.place(&new, Some(&plan.to));
             }

@@ -19,6 +19,26 @@ pub enum Refusal {
         /// Per module, what it lacks.
         reasons: String,
     },
+    /// All service addresses are taken.
+    #[error("{app}: no service address is left in {range}; widen `services` in the server's configuration")]
+    NoServiceAddress {
+        /// The app.
+        app: Name,
+        /// Where addresses come from.
+        range: String,
+    },
+    /// A port that a service publishes on every module.
+    #[error(
+        "{app}: host port {port} is used by {other} too; a service publishes it on every module: take another"
+    )]
+    PublishedTwice {
+        /// The app.
+        app: Name,
+        /// The port.
+        port: u16,
+        /// Who has it.
+        other: Name,
+    },
     /// No such app.
     #[error("there is no app {0}; `spacectl get apps` lists them")]
     NoApp(Name),
@@ -96,7 +116,9 @@ impl Core {
                 return Err(SpecError::Duplicate { name: spec.name.to_string() }.into());
             }
             self.refuse_too_large(spec)?;
+            self.refuse_published(spec, &specs)?;
         }
+        self.refuse_too_many_services(&specs)?;
         let mut plans = self.plan_set(&specs)?;
         let mut lines = Vec::new();
         for spec in specs {
@@ -105,23 +127,21 @@ impl Core {
             let word = match self.apps.get(&name) {
                 Some(app) if app.spec == spec && !plans.contains_key(&name) => "unchanged",
                 Some(app) => {
-                    let mut app = app.clone();
-                    // A new number of replicas, or a new window, leaves the running instances as they are.
-                    if !same_but_replicas(&app.spec, &spec) {
-                        app.revision += 1;
-                    }
-                    app.spec = spec;
-                    self.put_app(app);
+                    let (app, address) = (app.clone(), self.allot(&spec)?);
+                    self.revise(app, spec, address);
                     "changed"
                 }
                 None => {
-                    let created = self.now.wall;
+                    let (created, service_address) = (self.now.wall, self.allot(&spec)?);
                     self.put_app(App {
                         spec,
                         revision: 1,
                         next_incarnation: 1,
                         created,
-                        service_address: String::new(),
+                        service_address,
+                        last_revision: 1,
+                        rollout: None,
+                        note: String::new(),
                     });
                     "created"
                 }
@@ -189,10 +209,4 @@ impl Core {
         self.event(Severity::Normal, name, "Operator", word.to_owned());
         Ok(Reply { lines: vec![format!("module {name} {word}")] })
     }
-}
-
-/// Whether the running instances of `old` are as `new` wants them.
-fn same_but_replicas(old: &AppSpec, new: &AppSpec) -> bool {
-    let AppSpec { replicas, start, end, duration, after, code, .. } = new.clone();
-    AppSpec { replicas, start, end, duration, after, code, ..old.clone() } == *new
 }

@@ -135,8 +135,10 @@ impl Bench {
                     address: String::new(),
                     message: String::new(),
                     started: 1,
+                    connections: None,
                 };
-                let report = AgentReport { taken, observed: wanted.iter().map(observed).collect() };
+                let observed = wanted.iter().map(observed).collect();
+                let report = AgentReport { taken, observed, routed: taken };
                 self.step(Event::Heartbeat(name, report)).unwrap();
             }
             self.step(Event::Tick).unwrap();

@@ -1,6 +1,9 @@
 //! What is taken on each module over a span of time: by what is placed there, and by what is kept for tasks.
 
-use crate::{core::Core, place::Load};
+use crate::{
+    core::Core,
+    place::{Load, own_host_ports},
+};
 use model::{AppSpec, Binding, InstanceId, Kind, Module, Name, PlanState, ResourceName};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,6 +38,8 @@ pub(crate) struct Hold<'a> {
     pub(crate) binding: &'a Binding,
     /// The task or the replica, for people.
     pub(crate) who: String,
+    /// Which instance; none for what is only reserved.
+    pub(crate) instance: Option<&'a InstanceId>,
 }
 
 /// Whose own resources do not count: what is placed may have what it has already.
@@ -68,7 +73,7 @@ impl Usage {
         let mut usage = Self::default();
         for hold in &within {
             usage.cores.extend(hold.binding.cores.iter().copied());
-            usage.ports.extend(hold.spec.ports.iter().filter_map(|p| p.host));
+            usage.ports.extend(own_host_ports(hold.spec));
         }
         for at in moments(within.iter().map(|h| h.window), window) {
             let mut load = Load::default();
@@ -104,10 +109,10 @@ impl Core {
         let mut placed: BTreeSet<&Name> = BTreeSet::new();
         for instance in self.instances.values().filter(|i| Some(&i.id) != except.instance) {
             let Some(module) = &instance.module else { continue };
-            if !instance.is_stopping() && except.instances.contains(&&instance.spec.name) {
+            if !instance.is_leaving() && except.instances.contains(&&instance.spec.name) {
                 continue;
             }
-            let until = if instance.is_stopping() {
+            let until = if instance.is_leaving() {
                 // It still has what it has, and will not have it for long.
                 self.now.wall.saturating_add(1)
             } else {
@@ -116,7 +121,7 @@ impl Core {
                     None => u64::MAX,
                 }
             };
-            if !instance.is_stopping() {
+            if !instance.is_leaving() {
                 placed.insert(&instance.spec.name);
             }
             let who = match instance.spec.kind {
@@ -124,7 +129,8 @@ impl Core {
                 Kind::Task => format!("task {}", instance.spec.name),
             };
             let window = Window { from: 0, until };
-            holds.push(Hold { module, window, spec: &instance.spec, binding: &instance.binding, who });
+            let (spec, binding, instance) = (&instance.spec, &instance.binding, Some(&instance.id));
+            holds.push(Hold { module, window, spec, binding, who, instance });
         }
         for plan in self.plans.values().filter(|p| !p.state.is_over()) {
             if except.reservations.contains(&&plan.task) {
@@ -141,6 +147,7 @@ impl Core {
                 spec: &app.spec,
                 binding: &kept.binding,
                 who: format!("task {}", plan.task),
+                instance: None,
             });
         }
         holds

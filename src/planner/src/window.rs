@@ -234,6 +234,7 @@ fn hold<'a>(plan: &'a Plan, tasks: &BTreeMap<&Name, &'a AppSpec>) -> Option<Hold
         spec: tasks.get(&plan.task)?,
         binding: &kept.binding,
         who: format!("task {}", plan.task),
+        instance: None,
     })
 }
 

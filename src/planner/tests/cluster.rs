@@ -5,11 +5,13 @@
 
 use model::{
     Accelerator, AppFile, AppSpec, Bytes, Capacity, Desired, InstanceId, Liveness, Milli, Module, Name, Now,
-    Observed, Phase, Record, Timing,
+    Observed, Phase, Record, ServiceTable, Timing,
 };
 use planner::{AgentReport, Core, Event, Lease, Order, Output, Refusal, Request};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+
+mod moves;
 
 fn accelerator(number: u32) -> Accelerator {
     let pcie_slot = (number + 5).to_string();
@@ -50,6 +52,16 @@ struct Agent {
     wanted: Vec<InstanceId>,
     told: BTreeMap<InstanceId, Desired>,
     running: BTreeMap<InstanceId, u64>,
+    /// Those that never get ready: their image is bad.
+    bad: BTreeSet<InstanceId>,
+    /// Where it sends new connections, and the order that it came with. It takes a turn to set a new one.
+    table: ServiceTable,
+    routed: u64,
+    next: Option<(u64, ServiceTable)>,
+    /// When it was last cut off or came back.
+    cut_at: u64,
+    /// Connections that an instance is modelled to have while it drains.
+    connections: BTreeMap<InstanceId, u32>,
 }
 
 struct World {
@@ -72,8 +84,23 @@ impl World {
                 let lease = Lease::new(timing.lease, None);
                 let module = module(slot);
                 let name = module.name.clone();
-                let (wanted, told, running) = (vec![], BTreeMap::new(), BTreeMap::new());
-                (name, Agent { module, connected: false, cut: false, lease, taken: 0, wanted, told, running })
+                let agent = Agent {
+                    module,
+                    connected: false,
+                    cut: false,
+                    lease,
+                    taken: 0,
+                    wanted: vec![],
+                    told: BTreeMap::new(),
+                    running: BTreeMap::new(),
+                    bad: BTreeSet::new(),
+                    table: ServiceTable::default(),
+                    routed: 0,
+                    next: None,
+                    cut_at: 0,
+                    connections: BTreeMap::new(),
+                };
+                (name, agent)
             })
             .collect();
         let core = Core::load(vec![], timing, Now::default());
@@ -100,12 +127,15 @@ impl World {
                 None => drop(self.stored.remove(&(change.kind, change.key))),
             }
         }
-        for (name, Order { number, desired }) in output.orders {
+        for (name, Order { number, desired, services, .. }) in output.orders {
             let agent = self.agents.get_mut(&name).unwrap();
             if !agent.cut && agent.connected {
                 agent.taken = number;
+                let bad = |d: &&model::Desired| d.spec.image.as_str().contains("bad");
+                agent.bad = desired.iter().filter(bad).map(|d| d.id.clone()).collect();
                 agent.wanted = desired.iter().map(|d| d.id.clone()).collect();
                 agent.told.extend(desired.into_iter().map(|d| (d.id.clone(), d)));
+                agent.next = Some((number, services));
             }
         }
         if let Some(name) = output.ack {
@@ -146,6 +176,9 @@ impl World {
             agent.running.clear();
             agent.wanted.clear();
         }
+        if let Some((order, table)) = agent.next.take() {
+            (agent.routed, agent.table) = (order, table);
+        }
         agent.running.retain(|id, _| agent.wanted.contains(id));
         for id in &agent.wanted {
             agent.running.entry(id.clone()).or_insert(time);
@@ -158,19 +191,26 @@ impl World {
             .iter()
             .map(|(id, since)| Observed {
                 id: id.clone(),
-                phase: if time - since >= Self::START { Phase::Ready } else { Phase::Starting },
+                phase: if time - since < Self::START {
+                    Phase::Starting
+                } else if agent.bad.contains(id) {
+                    Phase::Running
+                } else {
+                    Phase::Ready
+                },
                 restarts: 0,
-                address: String::new(),
+                address: format!("10.45.{}.{}", agent.module.slot, since % 250 + 2),
                 message: String::new(),
                 started: *since,
+                connections: Some(agent.connections.get(id).copied().unwrap_or(0)),
             })
             .collect();
         if agent.connected {
-            let report = AgentReport { taken: agent.taken, observed };
+            let report = AgentReport { taken: agent.taken, observed, routed: agent.routed };
             self.step(Event::Heartbeat(name.clone(), report)).unwrap();
         } else {
             agent.connected = true;
-            agent.taken = 0;
+            (agent.taken, agent.routed, agent.next) = (0, 0, None);
             let module = agent.module.clone();
             self.step(Event::Hello(Box::new(module), observed)).unwrap();
         }
@@ -207,10 +247,11 @@ impl World {
             let planned = self
                 .core
                 .instances()
-                .any(|i| i.id.replica().to_string() == replica && (i.replaces.is_some() || i.is_stopping()));
+                .any(|i| i.id.replica().to_string() == replica && (i.replaces.is_some() || i.is_leaving()));
             assert!(ids.len() == 1 || planned, "{replica} runs as {ids:?} at {}", self.time);
             assert!(ids.len() <= 2, "{replica} runs as {ids:?}");
         }
+        self.check_tables();
         let kept = self.core.instances().map(|i| (i.id.to_string(), Record::Instance(Box::new(i.clone()))));
         for (key, record) in kept {
             assert_eq!(
@@ -227,7 +268,7 @@ impl World {
 
     fn cut(&mut self, slot: u16, cut: bool) {
         let agent = self.agents.get_mut(&Name::of_module(slot)).unwrap();
-        agent.cut = cut;
+        (agent.cut, agent.cut_at) = (cut, self.time);
         agent.connected = false;
     }
 
@@ -339,6 +380,32 @@ fn an_update_replaces_instances_one_after_the_other() {
     assert_eq!(world.core.instances().count(), 3);
 }
 
+impl World {
+    /// No module sends a new connection to an instance that does not serve, but for what a cut has torn apart and
+    /// for apps that are deleted.
+    fn check_tables(&self) {
+        let whole = |agent: &Agent| agent.connected && !agent.cut && self.time - agent.cut_at > 2000;
+        for agent in self.agents.values().filter(|a| whole(a)) {
+            for endpoint in agent.table.endpoints().filter(|e| !e.draining) {
+                let there = &self.agents[&endpoint.module];
+                let known = self.core.apps().any(|app| app.name() == &endpoint.instance.replica().app);
+                if !known || !whole(there) {
+                    continue;
+                }
+                let since = there.running.get(&endpoint.instance);
+                assert!(
+                    since.is_some_and(|since| self.time - since >= Self::START),
+                    "{} sends connections to {} on {}, which does not serve at {}",
+                    agent.module.name,
+                    endpoint.instance,
+                    endpoint.module,
+                    self.time
+                );
+            }
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Run(u64),
@@ -346,11 +413,22 @@ enum Act {
     Rejoin(u16),
     CrashServer,
     Apply(u8, u32),
+    Update(u8, u8, bool),
+    Scale(u8, u32),
     Delete(u8),
     Drain(u16),
     Uncordon(u16),
     Numbered(u8, u32, bool),
     Maintain(u16, u32, bool),
+}
+
+/// Even numbers have a service; each third moves stop-first.
+fn serving(number: u8, more: &str) -> AppSpec {
+    let ports = if number % 2 == 0 { "ports = [{ container = 8080, service = 80 }]" } else { "" };
+    let planned = if number % 3 == 2 { "planned = 'stop-first', " } else { "" };
+    let rest =
+        format!("migration = {{ {planned}drain = '1s' }}\nupdate = {{ within = '3s' }}\n{ports}\n{more}");
+    spec(&format!("app-{number}"), &rest)
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -360,6 +438,8 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (1u16..=3).prop_map(Act::Rejoin),
         1 => Just(Act::CrashServer),
         3 => (0u8..6, 1u32..4).prop_map(|(n, r)| Act::Apply(n, r)),
+        2 => (0u8..6, 0u8..3, any::<bool>()).prop_map(|(n, v, bad)| Act::Update(n, v, bad)),
+        1 => (0u8..6, 0u32..4).prop_map(|(n, r)| Act::Scale(n, r)),
         1 => (0u8..6).prop_map(Act::Delete),
         1 => (1u16..=3).prop_map(Act::Drain),
         1 => (1u16..=3).prop_map(Act::Uncordon),
@@ -381,7 +461,9 @@ proptest! {
                 Act::Cut(slot) => world.cut(slot, true),
                 Act::Rejoin(slot) => world.cut(slot, false),
                 Act::CrashServer => world.crash_server(),
-                Act::Apply(n, r) => drop(world.request(Request::Apply(vec![spec(&format!("app-{n}"), &format!("replicas = {r}"))]))),
+                Act::Apply(n, r) => drop(world.request(Request::Apply(vec![serving(n, &format!("replicas = {r}"))]))),
+                Act::Update(n, version, bad) => moves::update(&mut world, n, version, bad),
+                Act::Scale(n, r) => drop(world.request(Request::Scale(format!("app-{n}").parse().unwrap(), r))),
                 Act::Delete(n) => drop(world.request(Request::Delete(vec![format!("app-{n}").parse().unwrap()]))),
                 Act::Drain(slot) => drop(world.request(Request::Cordon { module: Name::of_module(slot), cordoned: true, draining: true })),
                 Act::Numbered(n, r, whole) => {
@@ -405,6 +487,7 @@ proptest! {
             }
         }
         world.run(60_000);
+        prop_assert!(world.core.apps().all(|app| app.rollout.is_none()));
         let wanted: u32 = world.core.apps().map(|a| a.spec.replicas).sum();
         prop_assert!(world.core.modules().all(|(_, l)| l == Liveness::Ready));
         prop_assert!(world.core.instances().all(|i| i.is_ready() && i.replaces.is_none()));

@@ -1,5 +1,9 @@
 //! registry.toml.
 
+mod sections;
+
+pub use sections::{Audit, Auth, Gc, Grant, Replica, Role, Scrub, Storage};
+
 use model::Span;
 use serde::Deserialize;
 use std::{
@@ -19,6 +23,16 @@ pub enum ConfigError {
         file: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Two settings do not fit, or one has no meaning.
+    #[error("{}: {key}: {reason}", file.display())]
+    Contradiction {
+        /// The configuration file.
+        file: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What is wrong and what would be right.
+        reason: String,
     },
     /// The file is not what it should be.
     #[error("{}: line {line}, {key:?}: {reason}", file.display())]
@@ -46,6 +60,39 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Certificate and key; required, since nothing but loopback is served in plain text.
     pub tls: Tls,
+    /// How much room there is.
+    #[serde(default)]
+    pub storage: Storage,
+    /// Who may do what; None: everybody everything.
+    pub auth: Option<Auth>,
+    /// Where pushes and deletions are written down.
+    pub audit: Option<Audit>,
+    /// Garbage collection.
+    #[serde(default)]
+    pub gc: Gc,
+    /// Reading blobs again.
+    #[serde(default)]
+    pub scrub: Scrub,
+    /// The registries that this one follows.
+    #[serde(default)]
+    pub replica: Vec<Replica>,
+}
+
+/// What the registry does besides serving: everything that has a default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// How much room there is.
+    pub storage: Storage,
+    /// Who may do what; None: everybody everything.
+    pub auth: Option<Auth>,
+    /// Where pushes and deletions are written down.
+    pub audit: Option<Audit>,
+    /// Garbage collection.
+    pub gc: Gc,
+    /// Reading blobs again.
+    pub scrub: Scrub,
+    /// The registries that this one follows.
+    pub replicas: Vec<Replica>,
 }
 
 /// `[tls]`
@@ -77,7 +124,40 @@ impl Config {
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let text =
             fs::read_to_string(file).map_err(|source| ConfigError::Read { file: file.into(), source })?;
-        toml::from_str(&text).map_err(|error| content_error(file, &text, &error))
+        let config: Self = toml::from_str(&text).map_err(|error| content_error(file, &text, &error))?;
+        if let Some((key, reason)) = config.contradictions().next() {
+            return Err(ConfigError::Contradiction { file: file.into(), key, reason });
+        }
+        Ok(config)
+    }
+
+    /// Everything that has a default.
+    pub(crate) fn options(&self) -> Options {
+        Options {
+            storage: self.storage.clone(),
+            auth: self.auth.clone(),
+            audit: self.audit.clone(),
+            gc: self.gc.clone(),
+            scrub: self.scrub.clone(),
+            replicas: self.replica.clone(),
+        }
+    }
+
+    /// What is well-formed and still makes no sense.
+    fn contradictions(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let bad_url = self.replica.iter().find(|replica| replica.address().is_none()).map(|replica| {
+            ("replica.url", format!("{:?} is no URL of a registry; write https://HOST:PORT", replica.url))
+        });
+        let half = self
+            .replica
+            .iter()
+            .find(|r| r.username.is_some() != r.password_file.is_some())
+            .map(|_| ("replica.username", "username and password_file belong together".to_owned()));
+        let nobody =
+            self.auth.as_ref().filter(|auth| auth.grant.is_empty() && !auth.anonymous_pull).map(|_| {
+                ("auth.grant", "nobody may do anything; write [[auth.grant]] with user and role".to_owned())
+            });
+        bad_url.into_iter().chain(half).chain(nobody)
     }
 }
 

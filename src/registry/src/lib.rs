@@ -16,13 +16,19 @@
 //! Nothing is acknowledged that a power cut could still take back.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod audit;
+mod auth;
 pub mod command;
 pub mod config;
 mod digest;
 mod http;
 mod name;
+pub mod offline;
+mod peer;
 mod range;
 mod route;
 pub mod serve;
 mod store;
 mod tls;
+mod upkeep;
+mod wire;

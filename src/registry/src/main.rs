@@ -2,7 +2,8 @@
 
 use clap::Parser;
 use registry::{
-    command::Arguments,
+    command::{Arguments, Order, Settings},
+    offline,
     serve::{self, ServeError},
 };
 use std::{error::Error, process::ExitCode, time::Duration};
@@ -22,10 +23,18 @@ fn main() -> ExitCode {
         .with_ansi(false)
         .without_time()
         .init();
-    let settings = match arguments.settings() {
-        Ok(settings) => settings,
-        Err(error) => return fail(&error, error.exit_code()),
-    };
+    match arguments.order() {
+        Ok(Order::Serve(settings)) => serve(*settings),
+        Ok(Order::Fsck { root, repair }) => {
+            offline::fsck(&root, repair).unwrap_or_else(|error| fail(&error, 1))
+        }
+        Ok(Order::Gc { root, keep }) => offline::gc(&root, keep).unwrap_or_else(|error| fail(&error, 1)),
+        Ok(Order::Passwd { user }) => offline::passwd(&user).unwrap_or_else(|error| fail(&error, 1)),
+        Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+fn serve(settings: Settings) -> ExitCode {
     // One thread for the network, some for files: a registry waits for disks, it does not compute.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

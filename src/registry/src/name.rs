@@ -1,6 +1,6 @@
 //! Names in paths: repositories, tags and uploads. Whatever parses here is safe as a path below the root.
 
-use crate::digest::{Digest, DigestError};
+use crate::digest::{Algorithm, Digest, DigestError};
 use std::{fmt, str::FromStr};
 use thiserror::Error;
 
@@ -117,7 +117,8 @@ impl fmt::Display for Reference {
     }
 }
 
-/// An upload's identity: 128 random bits, so that nobody guesses another's.
+/// An upload's identity: 96 random bits, so that nobody guesses another's, and 32 of its repository's name, so
+/// that it can be told from another repository's also after a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct UploadId(String);
 
@@ -126,9 +127,28 @@ impl UploadId {
         Self(format!("{:032x}", rand::random::<u128>()))
     }
 
+    pub(crate) fn of(repository: &Repository) -> Self {
+        let random = rand::random::<u128>() >> 32;
+        Self(format!("{random:024x}{}", mark(repository)))
+    }
+
+    /// Whether the upload was begun in this repository.
+    pub(crate) fn belongs_to(&self, repository: &Repository) -> bool {
+        self.0.ends_with(&mark(repository))
+    }
+
+    /// The upload that fetches a blob from elsewhere: always the same, so that it goes on where it stopped.
+    pub(crate) fn fetching(digest: &Digest) -> Self {
+        Self(digest.hex().chars().take(32).collect())
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn mark(repository: &Repository) -> String {
+    Digest::of(Algorithm::Sha256, repository.as_str().as_bytes()).hex().chars().take(8).collect()
 }
 
 impl FromStr for UploadId {
@@ -179,6 +199,10 @@ mod tests {
     fn uploads() {
         let id = UploadId::random();
         assert_eq!(id.as_str().parse(), Ok(id));
+        let (one, other) = ("a/b".parse().unwrap(), "a/c".parse().unwrap());
+        let id = UploadId::of(&one);
+        assert_eq!(id.as_str().parse(), Ok(id.clone()));
+        assert!(id.belongs_to(&one) && !id.belongs_to(&other));
         assert!("../../etc/passwd".parse::<UploadId>().is_err());
     }
 }

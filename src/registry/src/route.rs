@@ -17,6 +17,12 @@ pub(crate) enum Route {
     Upload(Repository, UploadId),
     Manifest(Repository, Reference),
     Referrers(Repository, Digest),
+    /// Of this registry alone, for followers.
+    Changes,
+    /// Of this registry alone: how much room there is.
+    Usage,
+    /// Of this registry alone: collect garbage now.
+    Collect,
 }
 
 /// A path without a meaning, or with a broken name in it.
@@ -33,6 +39,9 @@ pub(crate) fn parse(path: &str) -> Result<Route, RouteError> {
     match path {
         "/v2" | "/v2/" => return Ok(Route::Base),
         "/v2/_catalog" => return Ok(Route::Catalog),
+        "/v2/_space/changes" => return Ok(Route::Changes),
+        "/v2/_space/usage" => return Ok(Route::Usage),
+        "/v2/_space/gc" => return Ok(Route::Collect),
         _ => {}
     }
     let path = path.strip_prefix("/v2/").ok_or(RouteError::Unknown)?;

@@ -1,10 +1,15 @@
 //! The port: accept, shake hands, hand over to the router, stop in good order.
 
 use crate::{
+    audit::Trail,
+    auth::{Guard, PasswordError},
     command::Settings,
-    http,
+    http::{self, Origin, Service},
+    peer::{PeerError, Peers},
     store::{Store, StoreError},
     tls,
+    upkeep::{self, Counts},
+    wire::Wire,
 };
 use axum::Router;
 use hyper_util::{
@@ -13,14 +18,15 @@ use hyper_util::{
         conn::auto::Builder,
         graceful::{GracefulShutdown, Watcher},
     },
-    service::TowerToHyperService,
 };
-use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{error::Error, fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     signal::unix::{Signal, SignalKind, signal},
+    sync::Semaphore,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -31,7 +37,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const REQUEST_HEAD: Duration = Duration::from_secs(30);
 /// How long requests may still run after SIGTERM.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
-const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+/// More connections than these wait for others to end: memory has an end, too.
+const MOST_CONNECTIONS: usize = 2048;
 
 /// Why the registry cannot serve.
 #[derive(Debug, Error)]
@@ -42,6 +49,20 @@ pub enum ServeError {
     /// Certificate or key.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The password file.
+    #[error(transparent)]
+    Passwords(#[from] PasswordError),
+    /// A registry to follow.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// The audit file.
+    #[error("audit.file {} cannot be written", file.display())]
+    Audit {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The port.
     #[error("cannot listen on {address}; choose another with \"listen\"")]
     Listen {
@@ -66,8 +87,22 @@ pub enum ServeError {
 impl ServeError {
     /// The exit code: 78 when the configuration must be corrected, else 1.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, Self::Tls(_)) { 78 } else { 1 }
+        let configuration =
+            matches!(self, Self::Tls(_) | Self::Passwords(_) | Self::Peer(_) | Self::Audit { .. });
+        if configuration { 78 } else { 1 }
     }
+}
+
+/// An error with the whole chain of its causes.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -75,37 +110,76 @@ impl ServeError {
 /// # Errors
 /// When it cannot start.
 pub async fn run(settings: Settings) -> Result<(), ServeError> {
-    let store = Arc::new(Store::open(&settings.root)?);
+    let store = Arc::new(Store::open(&settings.root, settings.limits())?);
     let acceptor = match &settings.tls {
         Some(tls) => Some(tls::acceptor(tls).await?),
         None => None,
     };
-    let address = settings.listen;
-    let listener =
-        TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
-    let local = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
-    if let Some(file) = settings.port_file {
-        // Whoever polls for the file never reads half a number.
-        let new = file.with_extension("new");
-        fs::write(&new, local.port().to_string())
-            .and_then(|()| fs::rename(&new, &file))
-            .map_err(|source| ServeError::PortFile { file, source })?;
-    }
+    let counts = Arc::new(Counts::default());
+    let own = settings.tls.as_ref().map(|tls| tls.cert.as_path());
+    let peers = Arc::new(Peers::new(store.clone(), &settings.options.replicas, own)?);
+    let service = service(&settings, &store, &peers, &counts)?;
+    let listener = listen(&settings).await?;
     let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-    tracing::info!(address = %local, tls = acceptor.is_some(), root = %settings.root.display(), "serving");
-    let sweeper = tokio::spawn(sweep(store.clone()));
+    let mut tasks = peers.follow();
+    begin_upkeep(&mut tasks, &settings, &store, &counts);
     let graceful = GracefulShutdown::new();
-    accept(&listener, acceptor, &http::router(store), &graceful, &mut terminate, &mut interrupt).await;
+    accept(&listener, acceptor, &http::router(service), &graceful, &mut terminate, &mut interrupt).await;
     drop(listener);
-    sweeper.abort();
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
     tracing::info!(connections = graceful.count(), "stopping");
     if timeout(LAST_REQUESTS, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests did not end in time");
     }
+    tasks.shutdown().await;
+    store.close();
     Ok(())
+}
+
+async fn listen(settings: &Settings) -> Result<TcpListener, ServeError> {
+    let address = settings.listen;
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
+    let local = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
+    if let Some(file) = &settings.port_file {
+        // Whoever polls for the file never reads half a number.
+        let new = file.with_extension("new");
+        fs::write(&new, local.port().to_string())
+            .and_then(|()| fs::rename(&new, file))
+            .map_err(|source| ServeError::PortFile { file: file.clone(), source })?;
+    }
+    let (tls, replicas) = (settings.tls.is_some(), settings.options.replicas.len());
+    tracing::info!(address = %local, tls, replicas, root = %settings.root.display(), "serving");
+    Ok(listener)
+}
+
+fn service(
+    settings: &Settings,
+    store: &Arc<Store>,
+    peers: &Arc<Peers>,
+    counts: &Arc<Counts>,
+) -> Result<Service, ServeError> {
+    let options = &settings.options;
+    let guard = options.auth.as_ref().map(Guard::open).transpose()?;
+    if guard.is_none() {
+        tracing::warn!(
+            "no [auth] in the configuration: WHOEVER REACHES THE PORT MAY PULL, PUSH AND DELETE EVERYTHING"
+        );
+    }
+    let open =
+        |audit| Trail::open(audit).map_err(|source| ServeError::Audit { file: audit.file.clone(), source });
+    let trail = options.audit.as_ref().map(open).transpose()?;
+    let (store, peers, counts) = (store.clone(), peers.clone(), counts.clone());
+    Ok(Service::new(store, guard, trail, peers, counts, options.gc.clone(), settings.tls.is_some()))
+}
+
+fn begin_upkeep(tasks: &mut JoinSet<()>, settings: &Settings, store: &Arc<Store>, counts: &Arc<Counts>) {
+    let options = &settings.options;
+    tasks.spawn(upkeep::sweep(store.clone()));
+    tasks.spawn(upkeep::collect_often(store.clone(), counts.clone(), options.gc.clone()));
+    tasks.spawn(upkeep::scrub(store.clone(), counts.clone(), options.scrub.clone()));
 }
 
 async fn accept(
@@ -116,15 +190,24 @@ async fn accept(
     terminate: &mut Signal,
     interrupt: &mut Signal,
 ) {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            Ok(place) = places.clone().acquire_owned() => tokio::select! {
+                accepted = listener.accept() => accepted.map(|(stream, peer)| (stream, peer, place)),
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+            },
             _ = terminate.recv() => return,
             _ = interrupt.recv() => return,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                tokio::spawn(greet(stream, peer, acceptor.clone(), router.clone(), graceful.watcher()));
+            Ok((stream, peer, place)) => {
+                let greeting = greet(stream, peer, acceptor.clone(), router.clone(), graceful.watcher());
+                tokio::spawn(async move {
+                    greeting.await;
+                    drop(place);
+                });
             }
             Err(error) => {
                 // Mostly too many open files: others must end first.
@@ -144,10 +227,14 @@ async fn greet(
 ) {
     let _ = stream.set_nodelay(true);
     let Some(acceptor) = acceptor else {
-        return converse(stream, peer, router, watcher).await;
+        let wire = Wire::new(stream);
+        let origin = Origin { address: peer, direct: Some(wire.direct()) };
+        return converse(wire, origin, router, watcher).await;
     };
     match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => converse(stream, peer, router, watcher).await,
+        Ok(Ok(stream)) => {
+            converse(stream, Origin { address: peer, direct: None }, router, watcher).await;
+        }
         Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
     }
@@ -155,24 +242,21 @@ async fn greet(
 
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    peer: SocketAddr,
+    origin: Origin,
     router: Router,
     watcher: Watcher,
 ) {
+    let peer = origin.address;
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_HEAD);
     builder.http2().timer(TokioTimer::new()).adaptive_window(true);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(origin.clone());
+        // A router is always ready.
+        tower::Service::call(&mut router.clone(), request)
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%peer, error = &*error, "connection failed");
-    }
-}
-
-/// Forgotten uploads must not fill the disk of a registry that runs for months.
-async fn sweep(store: Arc<Store>) {
-    loop {
-        sleep(SWEEP_EVERY).await;
-        let store = store.clone();
-        let _ = tokio::task::spawn_blocking(move || store.sweep_uploads()).await;
     }
 }

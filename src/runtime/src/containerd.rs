@@ -1,5 +1,8 @@
 //! Instances as containerd's containers and tasks, in a namespace of our own.
 
+mod exec;
+mod update;
+
 use crate::{Accelerators, Found, Network, Runtime, RuntimeError, logs::Logs, spec};
 use async_trait::async_trait;
 use containerd_client::{
@@ -20,10 +23,11 @@ use containerd_client::{
         v1::Status as TaskStatus,
     },
 };
-use model::{Desired, ImageRef, InstanceId};
+use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
+use oci_spec::{image::ImageConfiguration, runtime::Spec};
 use prost::Message;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -101,8 +105,6 @@ pub struct Engine {
     pub accelerators: Accelerators,
 }
 
-mod update;
-
 impl Containerd {
     /// Connects. `logs` is a directory of ours.
     ///
@@ -128,10 +130,7 @@ impl Containerd {
         let id = desired.id.to_string();
         let image = self.calls.image(desired.spec.image.as_str()).await?;
         let address = self.network.attach(&desired.id, &desired.spec).await?;
-        let netns = self.network.namespace(&desired.id);
-        let grants = self.engine.accelerators.grants(&desired.binding)?;
-        let place = spec::Place { netns: &netns, module: &self.module, grants: &grants };
-        let spec = spec::build(desired, &image.config, &place)?;
+        let spec = self.spec(desired, &image.config)?;
         let labels = HashMap::from([("containerd.io/gc.root".to_owned(), timestamp())]);
         let request = PrepareSnapshotRequest {
             snapshotter: SNAPSHOTTER.into(),
@@ -178,6 +177,14 @@ impl Containerd {
         let start = self.calls.request(StartRequest { container_id: id.clone(), exec_id: String::new() });
         self.calls.tasks().start(start).await.map_err(RuntimeError::call("start", &id))?;
         Ok(address)
+    }
+
+    fn spec(&self, desired: &Desired, image: &ImageConfiguration) -> Result<Spec, RuntimeError> {
+        let resolv_conf = Some(self.network.resolv_conf()).filter(|path| path.exists());
+        let netns = self.network.namespace(&desired.id);
+        let grants = self.engine.accelerators.grants(&desired.binding)?;
+        let (module, resolv_conf) = (self.module.as_str(), resolv_conf.as_deref());
+        spec::build(desired, image, &spec::Place { netns: &netns, module, grants: &grants, resolv_conf })
     }
 
     fn shim_options(&self) -> prost_types::Any {
@@ -289,6 +296,23 @@ impl Runtime for Containerd {
             let _ = tokio::time::timeout(Duration::from_secs(30), self.wait(id)).await;
         }
         self.remove(id, desired.as_ref()).await
+    }
+
+    async fn exec(
+        &self,
+        id: &InstanceId,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<Option<u32>, RuntimeError> {
+        self.calls.exec(id, command, limit).await
+    }
+
+    async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError> {
+        self.network.services().set(table).await
+    }
+
+    async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
+        self.network.services().connections(endpoints).await
     }
 
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {

@@ -88,6 +88,36 @@ pub enum RuntimeError {
         /// Why.
         source: rtnetlink::Error,
     },
+    /// The bridge of the module's instances.
+    #[error("cannot make the bridge {name}")]
+    Bridge {
+        /// Which.
+        name: String,
+        /// Why.
+        source: rtnetlink::Error,
+    },
+    /// The rules that send services' connections to their endpoints.
+    #[error("cannot set the rules of the services: {reason}")]
+    Rules {
+        /// What nft said.
+        reason: String,
+    },
+    /// The kernel's table of connections.
+    #[error("cannot {operation} the kernel's table of connections")]
+    Connections {
+        /// What was tried.
+        operation: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What containerd has of an instance makes no sense.
+    #[error("{instance} cannot be used: {reason}")]
+    BadContainer {
+        /// Which.
+        instance: String,
+        /// Why.
+        reason: String,
+    },
     /// The lease ended: nothing may be started.
     #[error("cut off from the server: nothing is started")]
     Fenced,
@@ -99,6 +129,10 @@ impl RuntimeError {
         subject: impl ToString,
     ) -> impl FnOnce(tonic::Status) -> Self {
         move |status| Self::Call { operation, subject: subject.to_string(), status: Box::new(status) }
+    }
+
+    pub(crate) fn conntrack(operation: &'static str) -> impl Fn(std::io::Error) -> Self {
+        move |source| Self::Connections { operation, source }
     }
 
     pub(crate) fn io(

@@ -8,6 +8,7 @@
 
 mod accelerator;
 mod capacity;
+mod conntrack;
 mod containerd;
 mod error;
 mod fence;
@@ -15,6 +16,7 @@ mod image;
 mod logs;
 mod network;
 mod routes;
+mod services;
 mod spec;
 
 pub use accelerator::{AcceleratorSlot, Accelerators, Node};
@@ -22,12 +24,13 @@ pub use capacity::measure;
 pub use containerd::{Containerd, Engine};
 pub use error::RuntimeError;
 pub use fence::{Fence, boot_clock};
-pub use network::Network;
-pub use routes::set_routes;
+pub use network::{BRIDGE, Network};
+pub use routes::{set_bridge, set_routes};
+pub use services::Services;
 
 use async_trait::async_trait;
-use model::{Desired, ImageRef, InstanceId};
-use std::path::PathBuf;
+use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// An instance that is there.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,7 +57,19 @@ pub trait Runtime: Send + Sync {
     /// Waits for the end of an instance's process; answers its exit code.
     async fn wait(&self, id: &InstanceId) -> Result<u32, RuntimeError>;
     /// Asks the process to end, kills it after the grace, and removes all that belongs to the instance but its log.
-    async fn stop(&self, id: &InstanceId, grace: std::time::Duration) -> Result<(), RuntimeError>;
+    async fn stop(&self, id: &InstanceId, grace: Duration) -> Result<(), RuntimeError>;
+    /// Runs a command inside an instance; answers its exit code, or nothing when it did not end in time: then it
+    /// has been killed.
+    async fn exec(
+        &self,
+        id: &InstanceId,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<Option<u32>, RuntimeError>;
+    /// Makes services lead where the table says.
+    async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError>;
+    /// How many connections endpoints of this module have.
+    async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError>;
     /// Everything that is there, also of an earlier process.
     async fn list(&self) -> Result<Vec<Found>, RuntimeError>;
     /// Where an instance's output goes.

@@ -1,7 +1,7 @@
 //! An instance's network: a namespace, the CNI bridge plugin with host-local addresses, and portmap.
 
-use crate::RuntimeError;
-use model::{AppSpec, InstanceId};
+use crate::{RuntimeError, Services};
+use model::{AppSpec, InstanceId, Subnet};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
@@ -9,6 +9,7 @@ use nix::{
 use serde_json::{Value, json};
 use std::{
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -18,17 +19,34 @@ use tokio::{io::AsyncWriteExt, process::Command};
 #[derive(Debug, Clone)]
 pub struct Network {
     plugins: PathBuf,
-    subnet: String,
+    subnet: Subnet,
     state: PathBuf,
+    address: Option<Ipv4Addr>,
 }
 
 /// The bridge that instances hang on.
-const BRIDGE: &str = "sc0";
+pub const BRIDGE: &str = "sc0";
 
 impl Network {
-    /// `plugins` is the directory of the CNI plugins, `subnet` the module's, `state` a directory on a tmpfs.
-    pub fn new(plugins: &Path, subnet: &str, state: &Path) -> Self {
-        Self { plugins: plugins.to_owned(), subnet: subnet.to_owned(), state: state.to_owned() }
+    /// `plugins` is the directory of the CNI plugins, `subnet` the module's, `state` a directory on a tmpfs,
+    /// `address` the module's own on the backplane.
+    pub fn new(plugins: &Path, subnet: Subnet, state: &Path, address: Option<Ipv4Addr>) -> Self {
+        Self { plugins: plugins.to_owned(), subnet, state: state.to_owned(), address }
+    }
+
+    /// The module's part in all services.
+    pub(crate) fn services(&self) -> Services {
+        Services::new(self.subnet, self.address)
+    }
+
+    /// The file that tells instances whom to ask for names; they have none of their own while it is missing.
+    pub fn resolv_conf(&self) -> PathBuf {
+        Self::resolv_conf_in(&self.state)
+    }
+
+    /// The same for a state directory.
+    pub fn resolv_conf_in(state: &Path) -> PathBuf {
+        state.join("resolv.conf")
     }
 
     /// The file that holds an instance's network namespace.
@@ -159,6 +177,8 @@ fn extend(config: &mut Value, key: &str, value: Value) {
 fn port_mappings(spec: &AppSpec) -> Vec<Value> {
     spec.ports
         .iter()
+        // With a service, every module publishes it, not this instance.
+        .filter(|p| p.service.is_none())
         .filter_map(|p| {
             p.host.map(|host| json!({ "hostPort": host, "containerPort": p.container, "protocol": "tcp" }))
         })

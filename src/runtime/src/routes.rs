@@ -1,7 +1,8 @@
 use crate::RuntimeError;
 use futures_util::TryStreamExt;
-use rtnetlink::RouteMessageBuilder;
-use std::net::Ipv4Addr;
+use model::Subnet;
+use rtnetlink::{LinkBridge, LinkUnspec, RouteMessageBuilder};
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Routes every (subnet, module address) over the backplane; setting one again changes nothing.
 ///
@@ -26,6 +27,56 @@ pub async fn set_routes(peers: &[(String, String)]) -> Result<(), RuntimeError> 
     let _ = handle.link().get().match_name("lo".to_owned()).execute().try_next().await;
     connection.abort();
     Ok(())
+}
+
+/// The loopback interface, in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// The module's own programs need some route to a service before nftables can send them to an endpoint. Theirs
+/// leads nowhere; what counts is that they speak from `address`, which the other modules can answer to.
+pub(crate) async fn set_service_route(range: Subnet, address: Option<Ipv4Addr>) -> Result<(), RuntimeError> {
+    let (connection, handle, _) =
+        rtnetlink::new_connection().map_err(RuntimeError::io("open", "the kernel's netlink socket"))?;
+    let connection = tokio::spawn(connection);
+    let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(range.base(), range.length())
+        .output_interface(LOOPBACK);
+    if let Some(address) = address {
+        route = route.pref_source(address);
+    }
+    let answer = handle.route().add(route.build()).replace().execute().await;
+    connection.abort();
+    answer.map_err(|source| RuntimeError::Route { subnet: range.to_string(), source })
+}
+
+/// Makes the bridge that instances hang on, with its address, so that it is there before the first of them.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn set_bridge(name: &str, pods: Subnet) -> Result<(), RuntimeError> {
+    let refused = |source| RuntimeError::Bridge { name: name.to_owned(), source };
+    let Some(gateway) = pods.gateway() else { return Ok(()) };
+    let (connection, handle, _) =
+        rtnetlink::new_connection().map_err(RuntimeError::io("open", "the kernel's netlink socket"))?;
+    let connection = tokio::spawn(connection);
+    let there = |error: &rtnetlink::Error| matches!(error, rtnetlink::Error::NetlinkError(e) if e.to_io().kind() == std::io::ErrorKind::AlreadyExists);
+    let made = async {
+        match handle.link().add(LinkBridge::new(name).up().build()).execute().await {
+            Err(error) if !there(&error) => return Err(error),
+            _ => {}
+        }
+        let link = handle.link().get().match_name(name.to_owned()).execute().try_next().await?;
+        let Some(link) = link else { return Ok(()) };
+        let index = link.header.index;
+        handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await?;
+        match handle.address().add(index, IpAddr::V4(gateway), pods.length()).execute().await {
+            Err(error) if !there(&error) => Err(error),
+            _ => Ok(()),
+        }
+    };
+    let outcome = made.await;
+    connection.abort();
+    outcome.map_err(refused)
 }
 
 fn parse(subnet: &str) -> Option<(Ipv4Addr, u8)> {

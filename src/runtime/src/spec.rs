@@ -11,8 +11,9 @@ use oci_spec::{
     runtime::{
         Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDevice, LinuxDeviceBuilder,
         LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemoryBuilder,
-        LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, ProcessBuilder,
-        RootBuilder, Spec, UserBuilder, get_default_maskedpaths, get_default_readonly_paths,
+        LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, Mount,
+        MountBuilder, ProcessBuilder, RootBuilder, Spec, UserBuilder, get_default_maskedpaths,
+        get_default_readonly_paths,
     },
 };
 use std::path::Path;
@@ -43,6 +44,8 @@ pub(crate) struct Place<'a> {
     pub(crate) netns: &'a Path,
     pub(crate) module: &'a str,
     pub(crate) grants: &'a [Grant],
+    /// Where its names are resolved, if the module says so.
+    pub(crate) resolv_conf: Option<&'a Path>,
 }
 
 /// Puts the instance's wishes, the image's configuration and the module's facts together.
@@ -53,7 +56,20 @@ pub(crate) fn build(
 ) -> Result<Spec, RuntimeError> {
     let args = arguments(desired, image)
         .ok_or_else(|| bad_image(desired, "it names no command; set command in the app file"))?;
-    assemble(desired, image, place, args).map_err(|e| bad_image(desired, &e.to_string()))
+    let refused = |e: OciSpecError| bad_image(desired, &e.to_string());
+    let mut spec = assemble(desired, image, place, args).map_err(refused)?;
+    if let Some(file) = place.resolv_conf {
+        let mut mounts = spec.mounts().clone().unwrap_or_default();
+        mounts.push(bind(file, "/etc/resolv.conf").map_err(refused)?);
+        spec.set_mounts(Some(mounts));
+    }
+    Ok(spec)
+}
+
+/// A file of the module's, seen but not changed by the instance.
+fn bind(file: &Path, place: &str) -> Result<Mount, OciSpecError> {
+    let options = ["bind", "ro", "nosuid", "nodev", "noexec"].map(str::to_owned).to_vec();
+    MountBuilder::default().destination(place).source(file).typ("bind").options(options).build()
 }
 
 fn bad_image(desired: &Desired, reason: &str) -> RuntimeError {

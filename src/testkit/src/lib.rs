@@ -3,10 +3,10 @@
 //! Neighbours: implements `runtime::Runtime`; used by tests alone.
 
 use async_trait::async_trait;
-use model::{Desired, ImageRef, InstanceId};
+use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
 use runtime::{Found, Runtime, RuntimeError};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -19,6 +19,9 @@ pub struct FakeRuntime {
     running: Mutex<BTreeMap<InstanceId, Desired>>,
     starts: Mutex<BTreeMap<InstanceId, u32>>,
     codes: Mutex<BTreeMap<InstanceId, u32>>,
+    table: Mutex<ServiceTable>,
+    connections: Mutex<BTreeMap<InstanceId, u32>>,
+    pulled: Mutex<BTreeSet<String>>,
     changed: Notify,
 }
 
@@ -48,6 +51,21 @@ impl FakeRuntime {
         self.crash(id);
     }
 
+    /// Where services lead.
+    pub fn table(&self) -> ServiceTable {
+        lock(&self.table).clone()
+    }
+
+    /// From now on an endpoint has so many connections; none until then.
+    pub fn connect(&self, id: &InstanceId, connections: u32) {
+        lock(&self.connections).insert(id.clone(), connections);
+    }
+
+    /// Images that were asked for.
+    pub fn pulled(&self) -> Vec<String> {
+        lock(&self.pulled).iter().cloned().collect()
+    }
+
     /// The instance's process ends by itself.
     pub fn crash(&self, id: &InstanceId) {
         lock(&self.running).remove(id);
@@ -61,6 +79,7 @@ impl Runtime for FakeRuntime {
         if image.as_str().contains("missing") {
             return Err(RuntimeError::NoImage { image: image.to_string() });
         }
+        lock(&self.pulled).insert(image.to_string());
         Ok(())
     }
 
@@ -88,6 +107,33 @@ impl Runtime for FakeRuntime {
     async fn stop(&self, id: &InstanceId, _: Duration) -> Result<(), RuntimeError> {
         self.crash(id);
         Ok(())
+    }
+
+    /// The command is run on this machine: `false` fails, `sleep 60` hangs.
+    async fn exec(
+        &self,
+        _: &InstanceId,
+        command: &[String],
+        limit: Duration,
+    ) -> Result<Option<u32>, RuntimeError> {
+        let Some((program, arguments)) = command.split_first() else { return Ok(Some(127)) };
+        let run = tokio::process::Command::new(program).args(arguments).kill_on_drop(true).status();
+        match tokio::time::timeout(limit, run).await {
+            Ok(Ok(status)) => Ok(status.code().and_then(|code| u32::try_from(code).ok())),
+            Ok(Err(_)) => Ok(Some(127)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError> {
+        *lock(&self.table) = table.clone();
+        Ok(())
+    }
+
+    async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
+        let known = lock(&self.connections);
+        let count = |e: &Endpoint| (e.instance.clone(), known.get(&e.instance).copied().unwrap_or(0));
+        Ok(endpoints.iter().map(count).collect())
     }
 
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {

@@ -25,7 +25,7 @@ fn all() -> Snapshot {
 fn apps_show_how_many_are_ready() {
     let text = apps(&all(), NARROW);
     assert_eq!(text, "APP  READY  AGE  IMAGE\ncam  1/2    12s  registry.spacecloud:5000/cam:1\n");
-    assert!(apps(&all(), WIDE).contains("STRATEGY  REVISION\n"));
+    assert!(apps(&all(), WIDE).contains("STRATEGY  REVISION  SERVICE  NOTE\n"));
     assert!(apps(&snapshot(), NARROW).contains("spacectl apply"));
 }
 

@@ -1,6 +1,10 @@
 //! The instances of this module: one task for each, which owns its whole life here.
 
-use super::probe;
+use super::{
+    gate::Gate,
+    health::{Verdict, Watch},
+    probe::Target,
+};
 use crate::{chain, wall_clock};
 use model::{Desired, InstanceId, Kind, Observed, OnDisconnect, Phase, Span};
 use planner::Lease;
@@ -17,6 +21,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// An instance that ran this long starts its pauses anew.
 const GOOD_RUN: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(500);
+const UNHEALTHY: &str = "unhealthy: ";
 
 struct Handle {
     observed: Observed,
@@ -38,6 +43,8 @@ pub(super) struct Instances {
     fence: Fence,
     lease: Mutex<Lease>,
     state: Mutex<State>,
+    /// Starts under way: the most important first.
+    gate: Gate,
     /// Something that the server wants to know has changed.
     pub(super) changed: Notify,
 }
@@ -49,7 +56,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Instances {
     pub(super) fn new(runtime: Arc<dyn Runtime>, fence: Fence, length: Span) -> Arc<Self> {
         let lease = Mutex::new(Lease::new(length, fence.kept_deadline()));
-        Arc::new(Self { runtime, fence, lease, state: Mutex::default(), changed: Notify::new() })
+        Arc::new(Self {
+            runtime,
+            fence,
+            lease,
+            state: Mutex::default(),
+            gate: Gate::new(),
+            changed: Notify::new(),
+        })
     }
 
     pub(super) fn lease_holds(&self) -> bool {
@@ -148,11 +162,24 @@ impl Instances {
                 });
             }
         }
-        let missing: Vec<Desired> =
+        let mut missing: Vec<Desired> =
             state.wanted.values().filter(|d| !state.handles.contains_key(&d.id)).cloned().collect();
+        missing.sort_by_key(|d| std::cmp::Reverse(d.spec.priority));
         for desired in missing {
             self.spawn(state, desired, None);
         }
+    }
+
+    /// The connections that draining instances were found to have.
+    pub(super) fn count(&self, counts: &BTreeMap<InstanceId, u32>) {
+        let mut state = lock(&self.state);
+        for (id, count) in counts {
+            if let Some(handle) = state.handles.get_mut(id) {
+                handle.observed.connections = Some(*count);
+            }
+        }
+        drop(state);
+        self.changed.notify_one();
     }
 
     pub(super) fn observed(&self) -> Vec<Observed> {
@@ -168,6 +195,7 @@ impl Instances {
             address: String::new(),
             message: String::new(),
             started: 0,
+            connections: None,
         };
         let keep = desired.spec.migration.on_disconnect == OnDisconnect::Keep;
         let (change, changes) = watch::channel(desired.clone());
@@ -234,6 +262,9 @@ impl Life {
                 Ok((address, started)) => {
                     let began = tokio::time::Instant::now();
                     let Some(message) = self.watch(&address, started).await else { break };
+                    if let Some(why) = message.strip_prefix(UNHEALTHY) {
+                        self.end_unhealthy(why).await;
+                    }
                     if began.elapsed() >= GOOD_RUN {
                         pause = FIRST_PAUSE;
                     }
@@ -254,6 +285,7 @@ impl Life {
 
     async fn start(&self) -> Result<(String, u64), RuntimeError> {
         self.see(Phase::Starting, "", "", 0);
+        let _turn = self.all.gate.enter(self.desired.spec.priority).await;
         // What a crash left of an earlier try would be in the way.
         self.all.runtime.stop(&self.desired.id, Duration::ZERO).await?;
         self.all.runtime.pull(&self.desired.spec.image).await?;
@@ -288,37 +320,26 @@ impl Life {
             }
         };
         let changing = follow_limits(self.changes.clone(), runtime.clone(), self.desired.clone());
-        let first_port = self.desired.spec.ports.first().map_or(0, |p| p.container);
         let probing = async {
             let Some(health) = health else { return std::future::pending().await };
-            let mut failures = 0;
-            let mut ready = false;
+            let first_port = self.desired.spec.ports.first().map_or(0, |p| p.container);
+            let target = Target { runtime: &*runtime, id: &id, address, first_port };
+            let began = tokio::time::Instant::now();
+            let mut watch = Watch::new(health.clone());
             loop {
-                match probe::ask(&health, address, first_port).await {
-                    Ok(()) => {
-                        failures = 0;
-                        if !ready {
-                            ready = true;
-                            self.see(Phase::Ready, address, "", started);
-                        }
-                    }
-                    Err(why) => {
-                        failures += 1;
-                        if failures >= probe::THRESHOLD && (ready || failures == probe::THRESHOLD) {
-                            ready = false;
-                            self.see(Phase::Running, address, &format!("unhealthy: {why}"), started);
-                        }
-                    }
+                let answer = target.ask(&health).await;
+                match watch.take(answer.is_ok(), began.elapsed()) {
+                    Verdict::Healthy => self.see(Phase::Ready, address, "", started),
+                    Verdict::Unhealthy => return format!("{UNHEALTHY}{}", answer.err().unwrap_or_default()),
+                    Verdict::Same => {}
                 }
-                // Until it is first ready it is asked often: a move waits for it.
-                let pause = if ready { health.every } else { Span(health.every.0.min(200)) };
-                tokio::time::sleep(pause.duration()).await;
+                tokio::time::sleep(watch.pause()).await;
             }
         };
         let mut stopped = self.stopped.clone();
         let message = tokio::select! {
             message = ended => message,
-            () = probing => return None,
+            message = probing => Some(message),
             () = changing => return None,
             _ = stopped.wait_for(|stop| *stop) => return None,
         };
@@ -329,6 +350,17 @@ impl Life {
         self.see(Phase::Succeeded, address, "", started);
         let _ = self.stopped.wait_for(|stop| *stop).await;
         None
+    }
+
+    /// It leaves its service at once, and its process is ended before it is started anew.
+    async fn end_unhealthy(&self, why: &str) {
+        self.see(Phase::BackOff, "", &format!("{UNHEALTHY}{why}"), 0);
+        tracing::warn!(instance = %self.desired.id, why, "unhealthy: started anew");
+        if let Err(error) = self.all.runtime.stop(&self.desired.id, self.desired.spec.grace.duration()).await
+        {
+            // The next start tries once more.
+            tracing::warn!(instance = %self.desired.id, error = %chain(&error), "cannot stop");
+        }
     }
 
     async fn end(&self) {
@@ -349,9 +381,12 @@ impl Life {
             address: address.to_owned(),
             message: message.to_owned(),
             started,
+            connections: None,
         };
         if let Some(handle) = lock(&self.all.state).handles.get_mut(&self.desired.id) {
-            handle.observed = observed;
+            // What was counted of this run stays until it is counted again.
+            let connections = handle.observed.connections.filter(|_| handle.observed.started == started);
+            handle.observed = Observed { connections, ..observed };
         }
         self.all.changed.notify_one();
     }

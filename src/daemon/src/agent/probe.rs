@@ -1,23 +1,40 @@
 //! Health probes: one question, one answer, within a time.
 
-use model::Health;
-use std::time::Duration;
+use model::{Health, InstanceId};
+use runtime::Runtime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
 
-/// Failures in a row after which an instance is unhealthy.
-pub(super) const THRESHOLD: u32 = 3;
-const LIMIT: Duration = Duration::from_secs(3);
+/// Whom a probe asks.
+pub(super) struct Target<'a> {
+    pub(super) runtime: &'a dyn Runtime,
+    pub(super) id: &'a InstanceId,
+    pub(super) address: &'a str,
+    pub(super) first_port: u16,
+}
 
-/// Asks once.
-pub(super) async fn ask(health: &Health, address: &str, first_port: u16) -> Result<(), String> {
-    let port = health.tcp.unwrap_or(first_port);
-    match timeout(LIMIT, exchange(health.http.as_deref(), address, port)).await {
-        Ok(answer) => answer,
-        Err(_) => Err("no answer in 3s".to_owned()),
+impl Target<'_> {
+    /// Asks once; whatever hangs is cut at the probe's time-out.
+    pub(super) async fn ask(&self, health: &Health) -> Result<(), String> {
+        let limit = health.timeout.duration();
+        let late = || format!("no answer in {}", health.timeout);
+        if let Some(command) = &health.exec {
+            // The engine ends the command itself; it gets as long again to do so.
+            return match timeout(limit * 2, self.runtime.exec(self.id, command, limit)).await {
+                Ok(Ok(Some(0))) => Ok(()),
+                Ok(Ok(Some(code))) => Err(format!("{} exited with {code}", command.join(" "))),
+                Ok(Ok(None)) | Err(_) => Err(late()),
+                Ok(Err(error)) => Err(crate::chain(&error)),
+            };
+        }
+        let port = health.tcp.unwrap_or(self.first_port);
+        match timeout(limit, exchange(health.http.as_deref(), self.address, port)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(late()),
+        }
     }
 }
 

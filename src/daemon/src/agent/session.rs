@@ -1,10 +1,10 @@
 //! One connection to the server, from the hello to its end.
 
-use super::{describe, instances::Instances, joining, logs};
+use super::{describe, instances::Instances, joining, logs, prefetch::Prefetch, services::Services};
 use crate::config::Config;
 use anyhow::{Context, bail};
 use api::{
-    from_desired, to_observed,
+    from_desired, from_services, to_observed,
     v1::{self, FromAgent, Heartbeat, Hello, agents_client::AgentsClient, from_agent, to_agent},
 };
 use model::{Name, Timing};
@@ -21,6 +21,8 @@ const LOOK: Duration = Duration::from_secs(2);
 struct Session<'a> {
     module: &'a Name,
     instances: &'a Arc<Instances>,
+    services: &'a Services,
+    prefetch: &'a Prefetch,
     out: mpsc::Sender<FromAgent>,
     timing: Timing,
     /// (sequence, sent at) of heartbeats that are not yet acknowledged.
@@ -31,7 +33,13 @@ struct Session<'a> {
 }
 
 /// Ends with an error, always: the connection broke, or the lease ran out.
-pub(super) async fn run(config: &Config, module: &Name, instances: &Arc<Instances>) -> anyhow::Result<()> {
+pub(super) async fn run(
+    config: &Config,
+    module: &Name,
+    instances: &Arc<Instances>,
+    services: &Services,
+    prefetch: &Prefetch,
+) -> anyhow::Result<()> {
     let before = boot_clock();
     let channel = match joining::connect(config, module).await {
         Ok(channel) => channel,
@@ -42,6 +50,7 @@ pub(super) async fn run(config: &Config, module: &Name, instances: &Arc<Instance
             return Err(error);
         }
     };
+    services.new_session();
     let (out, outbound) = mpsc::channel(WINDOW);
     let hello_sent = boot_clock();
     let module_now = describe(config)?;
@@ -56,7 +65,9 @@ pub(super) async fn run(config: &Config, module: &Name, instances: &Arc<Instance
         answer.map_err(|s| anyhow::anyhow!("the server refused: {}", s.message()))?.into_inner();
     let sent = VecDeque::from([(0, hello_sent)]);
     let (sequence, taken, peers) = (0, 0, vec![]);
-    let mut session = Session { module, instances, out, timing: config.timing, sent, sequence, taken, peers };
+    let timing = config.timing;
+    let mut session =
+        Session { module, instances, services, prefetch, out, timing, sent, sequence, taken, peers };
     let mut beat = tokio::time::interval(session.timing.heartbeat.duration());
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut look = tokio::time::interval(LOOK);
@@ -102,7 +113,8 @@ impl Session<'_> {
     fn heartbeat(&mut self) -> anyhow::Result<()> {
         self.sequence += 1;
         let observed = self.instances.observed().iter().map(to_observed).collect();
-        let beat = Heartbeat { sequence: self.sequence, taken: self.taken, observed };
+        let (sequence, taken, routed) = (self.sequence, self.taken, self.services.routed());
+        let beat = Heartbeat { sequence, taken, observed, routed };
         // The time before sending: the lease may never be longer than the server believes.
         self.sent.push_back((self.sequence, boot_clock()));
         while self.sent.len() > WINDOW {
@@ -124,7 +136,10 @@ impl Session<'_> {
             to_agent::Message::Order(order) => {
                 let desired = order.desired.iter().map(from_desired).collect::<Result<Vec<_>, _>>()?;
                 tracing::info!(number = order.number, instances = desired.len(), "order");
+                let services = from_services(&order.services_json)?;
                 self.instances.order(desired);
+                self.services.order(order.number, services);
+                self.prefetch.order(&order.images);
                 self.taken = order.number;
                 self.heartbeat()?;
             }

@@ -261,7 +261,8 @@ fn take_in(
             shell.send(Command::Hello { module: Box::new(module), observed, session, sender });
         }
         from_agent::Message::Heartbeat(beat) => {
-            let report = AgentReport { taken: beat.taken, observed: observations(beat.observed)? };
+            let (taken, routed) = (beat.taken, beat.routed);
+            let report = AgentReport { taken, observed: observations(beat.observed)?, routed };
             shell.send(Command::Heartbeat { module: own.clone(), session, sequence: beat.sequence, report });
         }
         from_agent::Message::Log(part) => {

@@ -2,7 +2,7 @@
 
 use crate::{config::Config, wall_clock};
 use anyhow::Context;
-use api::{to_desired, v1, view_app, view_event, view_instance, view_module};
+use api::{to_desired, to_services, v1, view_app, view_event, view_instance, view_module};
 use model::{Module, Name, Now, Observed, Timing};
 use planner::{AgentReport, Core, Event, Output, Refusal, Reply, Request};
 use runtime::boot_clock;
@@ -47,7 +47,7 @@ impl Shell {
         std::fs::create_dir_all(&config.state)
             .with_context(|| format!("cannot create {}", config.state.display()))?;
         let mut store = Sqlite::open(&config.state.join("state.db"))?;
-        let core = Core::load(store.load()?, config.timing, now());
+        let core = Core::load(store.load()?, config.timing, now()).with_services(config.server.services);
         let (commands, inbox) = channel();
         let (publish, snapshots) = watch::channel(snapshot(&core));
         let owner = Owner {
@@ -189,7 +189,9 @@ impl Owner {
         }
         for (name, order) in output.orders {
             let desired = order.desired.iter().map(to_desired).collect::<Result<_, _>>()?;
-            let order = v1::Order { number: order.number, desired };
+            let services_json = to_services(&order.services)?;
+            let images = order.images.iter().map(ToString::to_string).collect();
+            let order = v1::Order { number: order.number, desired, services_json, images };
             if let Some(session) = self.sessions.get(&name) {
                 let _ =
                     session.sender.send(v1::ToAgent { message: Some(v1::to_agent::Message::Order(order)) });

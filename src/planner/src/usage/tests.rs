@@ -27,6 +27,7 @@ fn the_most_at_any_moment_counts_not_the_sum_of_all() {
         spec: &spec,
         binding,
         who: format!("task at {from}"),
+        instance: None,
     };
     let holds = [hold(10, 20, &first), hold(20, 30, &second), hold(40, 50, &first)];
     let refs: Vec<&Hold<'_>> = holds.iter().collect();
@@ -46,6 +47,7 @@ fn a_conflict_names_resource_moment_and_holders() {
         spec: &task,
         binding: &numbers,
         who: "task a".into(),
+        instance: None,
     };
     let holds = [&hold];
     let asked = |gpu, cpu| spec(gpu, cpu);

@@ -1,19 +1,21 @@
 //! Reading and deleting blobs.
 
-use super::{Answer, CONTENT_DIGEST, Code, Refusal, Shared, bare, blocking, text_header, with_body};
+use super::{Answer, Asked, CONTENT_DIGEST, Code, Refusal, Shared, bare, blocking, with_body};
 use crate::{
+    audit::Act,
     digest::Digest,
     name::Repository,
     range::{self, Selection},
 };
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderName, StatusCode, header},
+    http::{HeaderName, StatusCode, header},
 };
 use bytes::Bytes;
 use futures_util::stream;
 use std::{fs::File, io, os::unix::fs::FileExt};
 
+/// How much is read at a time where the bytes must pass through this process: TLS and HTTP/2.
 const CHUNK: u64 = 128 << 10;
 
 fn unknown(name: &Repository, digest: &Digest) -> Refusal {
@@ -30,6 +32,7 @@ fn common(digest: &Digest, length: u64) -> [(HeaderName, String); 5] {
     ]
 }
 
+/// Only what is here: a client that is told "yes" does not send the blob and names it in a manifest.
 pub(super) async fn head(service: &Shared, name: Repository, digest: Digest) -> Answer {
     let store = service.store.clone();
     let (asked, wanted) = (name.clone(), digest.clone());
@@ -39,29 +42,30 @@ pub(super) async fn head(service: &Shared, name: Repository, digest: Digest) -> 
     }
 }
 
-pub(super) async fn get(service: &Shared, name: Repository, digest: Digest, headers: &HeaderMap) -> Answer {
+pub(super) async fn get(service: &Shared, name: Repository, digest: Digest, asked: &Asked) -> Answer {
     let store = service.store.clone();
-    let (asked, wanted) = (name.clone(), digest.clone());
-    let opened = blocking(move || store.open_blob(&asked, &wanted)).await?;
-    let (file, size) = opened.ok_or_else(|| unknown(&name, &digest))?;
+    let (to, wanted) = (name.clone(), digest.clone());
+    let Some((file, size)) = blocking(move || store.open_blob(&to, &wanted)).await? else {
+        let found = service.peers.pass_on(&asked.head).await;
+        return found.ok_or_else(|| unknown(&name, &digest));
+    };
     // With If-Range a part is wanted only of the content it names.
-    let same =
-        text_header(headers, header::IF_RANGE).is_none_or(|tag| tag.trim_matches('"') == digest.to_string());
-    let asked = text_header(headers, header::RANGE).filter(|_| same);
-    match range::select(asked, size) {
-        Selection::Whole => {
-            let body = stream_file(service.clone(), file, 0, size);
-            Ok(with_body(StatusCode::OK, common(&digest, size), body))
+    let same = asked.header(header::IF_RANGE).is_none_or(|tag| tag.trim_matches('"') == digest.to_string());
+    let range = asked.header(header::RANGE).filter(|_| same);
+    let body = |file, start, end| match asked.direct() {
+        Some(direct) => {
+            service.metrics.sent(end - start);
+            direct.body(file, start, end)
         }
+        None => stream_file(service.clone(), file, start, end),
+    };
+    match range::select(range, size) {
+        Selection::Whole => Ok(with_body(StatusCode::OK, common(&digest, size), body(file, 0, size))),
         Selection::Part { first, last } => {
             let end = last + 1;
             let part = (header::CONTENT_RANGE, format!("bytes {first}-{last}/{size}"));
             let headers = common(&digest, end - first).into_iter().chain([part]);
-            Ok(with_body(
-                StatusCode::PARTIAL_CONTENT,
-                headers,
-                stream_file(service.clone(), file, first, end),
-            ))
+            Ok(with_body(StatusCode::PARTIAL_CONTENT, headers, body(file, first, end)))
         }
         Selection::Unsatisfiable => {
             let message = format!("the blob has {size} bytes");
@@ -71,10 +75,11 @@ pub(super) async fn get(service: &Shared, name: Repository, digest: Digest, head
     }
 }
 
-pub(super) async fn delete(service: &Shared, name: Repository, digest: Digest) -> Answer {
+pub(super) async fn delete(service: &Shared, name: Repository, digest: Digest, asked: &Asked) -> Answer {
     let store = service.store.clone();
-    let (asked, wanted) = (name.clone(), digest.clone());
-    if blocking(move || store.unlink_blob(&asked, &wanted)).await? {
+    let (from, wanted) = (name.clone(), digest.clone());
+    if blocking(move || store.unlink_blob(&from, &wanted)).await? {
+        service.audit(asked, Act::DeleteBlob, name.as_str(), digest.to_string(), None);
         return Ok(bare(StatusCode::ACCEPTED, []));
     }
     Err(unknown(&name, &digest))
@@ -89,11 +94,10 @@ fn stream_file(service: Shared, file: File, start: u64, end: u64) -> Body {
             if at >= end {
                 return Ok::<_, io::Error>(None);
             }
-            let (chunk, file) =
-                tokio::task::spawn_blocking(move || read_chunk(file, at, CHUNK.min(end - at))).await??;
-            service.metrics.sent(chunk.len());
-            let next = at + u64::try_from(chunk.len()).unwrap_or(u64::MAX);
-            Ok(Some((chunk, (file, next))))
+            let length = CHUNK.min(end - at);
+            let (chunk, file) = tokio::task::spawn_blocking(move || read_chunk(file, at, length)).await??;
+            service.metrics.sent(length);
+            Ok(Some((chunk, (file, at + length))))
         }
     }))
 }

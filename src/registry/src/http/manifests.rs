@@ -1,63 +1,111 @@
 //! Manifests.
 
-use super::{Answer, CONTENT_DIGEST, Code, Refusal, Shared, bare, blocking, text_header, with_body};
-use crate::name::{Reference, Repository};
+use super::{Answer, Asked, CONTENT_DIGEST, Code, Refusal, Shared, bare, blocking, with_body};
+use crate::{
+    audit::Act,
+    name::{Reference, Repository, Tag},
+    store::Put,
+};
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderName, StatusCode, header},
+    http::{HeaderName, Method, StatusCode, header},
 };
+use http_body_util::{BodyExt, Limited};
+use std::time::Duration;
+use tokio::time::timeout;
 
+/// The spec's advice: at least 4 MB.
 const LARGEST: usize = 4 << 20;
+/// A manifest that takes longer to come is not coming.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The spec's advice: at least 10.
+const MOST_TAGS: usize = 100;
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const TAG: HeaderName = HeaderName::from_static("oci-tag");
 
 fn unknown(name: &Repository, reference: &Reference) -> Refusal {
     Refusal::not_found(Code::ManifestUnknown, format!("{name} has no manifest {reference}"))
 }
 
-pub(super) async fn get(service: &Shared, name: Repository, reference: Reference, only_head: bool) -> Answer {
+pub(super) async fn get(service: &Shared, name: Repository, reference: Reference, asked: &Asked) -> Answer {
     let store = service.store.clone();
-    let (asked, wanted) = (name.clone(), reference.clone());
-    let found = blocking(move || store.manifest(&asked, &wanted)).await?;
-    let manifest = found.ok_or_else(|| unknown(&name, &reference))?;
+    let (from, wanted) = (name.clone(), reference.clone());
+    let Some(manifest) = blocking(move || store.manifest(&from, &wanted)).await? else {
+        let found = service.peers.pass_on(&asked.head).await;
+        if found.is_some() {
+            service.peers.fetch(name, reference);
+            return found.ok_or_else(|| Refusal::not_found(Code::ManifestUnknown, "gone"));
+        }
+        return Err(unknown(&name, &reference));
+    };
     let headers = [
         (header::CONTENT_TYPE, manifest.media_type),
         (header::CONTENT_LENGTH, manifest.content.len().to_string()),
         (header::ETAG, format!("\"{}\"", manifest.digest)),
         (CONTENT_DIGEST, manifest.digest.to_string()),
     ];
+    let only_head = asked.head.method == Method::HEAD;
     let body = if only_head { Body::empty() } else { Body::from(manifest.content) };
     Ok(with_body(StatusCode::OK, headers, body))
+}
+
+async fn read(body: Body) -> Result<bytes::Bytes, Refusal> {
+    let late = || Refusal::bad(Code::ManifestInvalid, "the manifest did not come in time");
+    let read = timeout(PATIENCE, Limited::new(body, LARGEST).collect()).await.map_err(|_| late())?;
+    match read {
+        Ok(read) => Ok(read.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            let message = format!("the manifest is larger than {LARGEST} bytes");
+            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Code::SizeInvalid, message))
+        }
+        Err(error) => Err(Refusal::bad(Code::ManifestInvalid, format!("the manifest broke off: {error}"))),
+    }
 }
 
 pub(super) async fn put(
     service: &Shared,
     name: Repository,
     reference: Reference,
-    headers: &HeaderMap,
+    asked: &Asked,
     body: Body,
 ) -> Answer {
-    let content = axum::body::to_bytes(body, LARGEST).await.map_err(|_| {
-        let message = format!("the manifest is larger than {LARGEST} bytes, or broke off");
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Code::SizeInvalid, message)
-    })?;
-    let media_type = text_header(headers, header::CONTENT_TYPE).map(str::to_owned);
-    let (store, to, wanted) = (service.store.clone(), name.clone(), reference.clone());
-    let work = move || Ok(store.put_manifest(&to, &wanted, media_type.as_deref(), &content));
+    let tags: Vec<Tag> = asked.query.all("tag").map(str::parse).collect::<Result<_, _>>()?;
+    if tags.len() > MOST_TAGS || (!tags.is_empty() && matches!(reference, Reference::Tag(_))) {
+        let message = format!("the parameter tag goes with a digest, up to {MOST_TAGS} times");
+        return Err(Refusal::bad(Code::ManifestInvalid, message));
+    }
+    let content = read(body).await?;
+    let media_type = asked.header(header::CONTENT_TYPE).map(str::to_owned);
+    let (store, to, wanted, also) = (service.store.clone(), name.clone(), reference.clone(), tags.clone());
+    let work = move || {
+        let put = Put {
+            reference: &wanted,
+            tags: &also,
+            media_type: media_type.as_deref(),
+            content: &content,
+            stamp: None,
+        };
+        Ok(store.put_manifest(&to, &put))
+    };
     let stored = blocking(work).await??;
-    tracing::info!(repository = %name, %reference, digest = %stored.digest, "manifest stored");
+    let digest = stored.digest.to_string();
+    service.audit(asked, Act::PushManifest, name.as_str(), reference.to_string(), Some(digest.clone()));
+    let headers = [(header::LOCATION, format!("/v2/{name}/manifests/{digest}")), (CONTENT_DIGEST, digest)];
     let subject = stored.subject.map(|subject| (SUBJECT, subject.to_string()));
-    let headers = [
-        (header::LOCATION, format!("/v2/{name}/manifests/{}", stored.digest)),
-        (CONTENT_DIGEST, stored.digest.to_string()),
-    ];
-    Ok(bare(StatusCode::CREATED, headers.into_iter().chain(subject)))
+    let accepted = tags.iter().map(|tag| (TAG, tag.as_str().to_owned()));
+    Ok(bare(StatusCode::CREATED, headers.into_iter().chain(subject).chain(accepted)))
 }
 
-pub(super) async fn delete(service: &Shared, name: Repository, reference: Reference) -> Answer {
+pub(super) async fn delete(
+    service: &Shared,
+    name: Repository,
+    reference: Reference,
+    asked: &Asked,
+) -> Answer {
     let store = service.store.clone();
-    let (asked, wanted) = (name.clone(), reference.clone());
-    if blocking(move || store.delete_manifest(&asked, &wanted)).await? {
-        tracing::info!(repository = %name, %reference, "manifest deleted");
+    let (from, wanted) = (name.clone(), reference.clone());
+    if blocking(move || store.delete_manifest(&from, &wanted, None)).await? {
+        service.audit(asked, Act::DeleteManifest, name.as_str(), reference.to_string(), None);
         return Ok(bare(StatusCode::ACCEPTED, []));
     }
     Err(unknown(&name, &reference))

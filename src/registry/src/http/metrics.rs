@@ -33,8 +33,8 @@ impl Metrics {
         self.received.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    pub(super) fn sent(&self, bytes: usize) {
-        self.sent.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    pub(super) fn sent(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -55,4 +55,34 @@ impl fmt::Display for Metrics {
         }
         Ok(())
     }
+}
+
+/// What the registry holds and does by itself.
+pub(super) fn state(service: &super::Service) -> String {
+    let (usage, counts) = (service.store.usage(), &service.counts);
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let (following, behind) = service.peers.state();
+    let mut text = String::new();
+    for (name, kind, help, value) in [
+        ("stored_bytes", "gauge", "Bytes of blobs on disk.", usage.stored),
+        ("uploading_bytes", "gauge", "Bytes of unfinished uploads.", usage.uploading),
+        ("free_bytes", "gauge", "Free bytes of the file system.", usage.free),
+        ("collections_total", "counter", "Garbage collections.", count(&counts.collections)),
+        (
+            "collected_bytes_total",
+            "counter",
+            "Bytes that collections removed.",
+            count(&counts.collected_bytes),
+        ),
+        ("scrubbed_bytes_total", "counter", "Bytes that were read again.", count(&counts.scrubbed_bytes)),
+        ("damaged_blobs_total", "counter", "Blobs that were damaged and put aside.", count(&counts.damaged)),
+        ("peers_reached", "gauge", "Registries that this one follows and reaches.", following),
+        ("peers_lost", "gauge", "Registries that this one follows and does not reach.", behind),
+        ("copied_manifests_total", "counter", "Manifests copied from peers.", service.peers.copied()),
+    ] {
+        text.push_str(&format!(
+            "# HELP space_registry_{name} {help}\n# TYPE space_registry_{name} {kind}\nspace_registry_{name} {value}\n"
+        ));
+    }
+    text
 }

@@ -4,6 +4,7 @@ use crate::{
     digest::DigestError,
     name::NameError,
     route::RouteError,
+    serve::chain,
     store::{PutError, StoreError},
 };
 use axum::{
@@ -25,7 +26,10 @@ pub(super) enum Code {
     NameInvalid,
     NameUnknown,
     SizeInvalid,
+    Unauthorized,
+    Denied,
     Unsupported,
+    TooManyRequests,
     Unknown,
 }
 
@@ -42,7 +46,10 @@ impl Code {
             Self::NameInvalid => "NAME_INVALID",
             Self::NameUnknown => "NAME_UNKNOWN",
             Self::SizeInvalid => "SIZE_INVALID",
+            Self::Unauthorized => "UNAUTHORIZED",
+            Self::Denied => "DENIED",
             Self::Unsupported => "UNSUPPORTED",
+            Self::TooManyRequests => "TOOMANYREQUESTS",
             Self::Unknown => "UNKNOWN",
         }
     }
@@ -88,22 +95,15 @@ impl Refusal {
     }
 }
 
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         if error.is_full() {
-            tracing::error!(error = chain(&error), "disk full");
-            return Self::new(StatusCode::INSUFFICIENT_STORAGE, Code::Unknown, "the registry's disk is full");
+            tracing::error!(error = chain(&error), "no room");
+            let message = match &error {
+                StoreError::Quota { .. } | StoreError::Reserve { .. } => error.to_string(),
+                _ => "the registry's disk is full; delete images or collect garbage".to_owned(),
+            };
+            return Self::new(StatusCode::INSUFFICIENT_STORAGE, Code::Denied, message);
         }
         Self::internal(&error)
     }

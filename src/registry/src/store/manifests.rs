@@ -1,15 +1,16 @@
 //! Manifests and tags.
 
-use super::{Result, Store, StoreError, entries, if_present, remove};
+use super::{Document, Result, Store, StoreError, durable::NewFile, if_present, index::Entry, remove};
 use crate::{
     digest::{Algorithm, Digest},
     name::{Reference, Repository, Tag},
 };
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::PoisonError,
+    time::{Duration, SystemTime},
 };
 use thiserror::Error;
 
@@ -19,6 +20,19 @@ pub(crate) struct Manifest {
     pub(crate) digest: Digest,
     pub(crate) media_type: String,
     pub(crate) content: Vec<u8>,
+}
+
+/// A manifest that somebody brings.
+#[derive(Debug)]
+pub(crate) struct Put<'a> {
+    pub(crate) reference: &'a Reference,
+    /// More tags for it.
+    pub(crate) tags: &'a [Tag],
+    /// What its Content-Type says.
+    pub(crate) media_type: Option<&'a str>,
+    pub(crate) content: &'a [u8],
+    /// When it was first put, in milliseconds since 1970; None: now.
+    pub(crate) stamp: Option<i64>,
 }
 
 /// What became of a manifest that was put.
@@ -43,64 +57,34 @@ pub(crate) enum PutError {
     Store(#[from] StoreError),
 }
 
-/// The parts of image manifests and indexes that matter here (OCI image-spec; Docker's v2s2 is alike).
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Document {
-    pub(super) media_type: Option<String>,
-    pub(super) artifact_type: Option<String>,
-    pub(super) config: Option<Descriptor>,
-    layers: Option<Vec<Descriptor>>,
-    blobs: Option<Vec<Descriptor>>,
-    manifests: Option<Vec<Descriptor>>,
-    pub(super) subject: Option<Descriptor>,
-    pub(super) annotations: Option<Map<String, Value>>,
+/// Milliseconds since 1970.
+pub(super) fn milliseconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Descriptor {
-    #[serde(default)]
-    pub(super) media_type: String,
-    pub(super) digest: String,
-    urls: Option<Vec<String>>,
+fn time_of(stamp: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(stamp).unwrap_or_default())
 }
 
-const MANIFESTS: [&str; 4] = [
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-];
-/// Layers that may not be distributed and therefore live elsewhere.
-const FOREIGN: [&str; 2] =
-    ["application/vnd.oci.image.layer.nondistributable.", "application/vnd.docker.image.rootfs.foreign."];
-
-impl Descriptor {
-    fn digest(&self) -> std::result::Result<Digest, PutError> {
-        self.digest.parse().map_err(|error| PutError::Invalid(format!("in the manifest: {error}")))
-    }
-
-    fn is_elsewhere(&self) -> bool {
-        let named = self.urls.as_ref().is_some_and(|urls| !urls.is_empty());
-        named || FOREIGN.iter().any(|prefix| self.media_type.starts_with(prefix))
-    }
+/// Reads a tag's file: where it leads to and since when. None when there is no such tag.
+pub(super) fn read_tag(path: &Path) -> Result<Option<(Digest, i64)>> {
+    let Some(content) = if_present(fs::read_to_string(path), "read", path)? else { return Ok(None) };
+    let modified = fs::metadata(path).and_then(|found| found.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    let parsed = content.parse().map_err(|_| StoreError::Content { path: path.into(), content })?;
+    Ok(Some((parsed, milliseconds(modified))))
 }
 
 impl Store {
-    fn manifest_links(&self, repository: &Repository) -> PathBuf {
-        self.repository(repository).join("_manifests")
+    pub(super) fn manifest_link(&self, repository: &Repository, digest: &Digest) -> PathBuf {
+        self.repository(repository).join("_manifests").join(digest.algorithm().name()).join(digest.hex())
     }
 
-    fn manifest_link(&self, repository: &Repository, digest: &Digest) -> PathBuf {
-        self.manifest_links(repository).join(digest.algorithm().name()).join(digest.hex())
+    fn tag_link(&self, repository: &Repository, tag: &Tag) -> PathBuf {
+        self.repository(repository).join("_tags").join(tag.as_str())
     }
 
-    fn tag_links(&self, repository: &Repository) -> PathBuf {
-        self.repository(repository).join("_tags")
-    }
-
-    fn has_manifest(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
+    pub(crate) fn has_manifest(&self, repository: &Repository, digest: &Digest) -> Result<bool> {
         let link = self.manifest_link(repository, digest);
         Ok(if_present(fs::metadata(&link), "look at", &link)?.is_some() && self.blob_path(digest).is_file())
     }
@@ -113,11 +97,12 @@ impl Store {
     ) -> Result<Option<Manifest>> {
         let digest = match reference {
             Reference::Digest(digest) => digest.clone(),
-            Reference::Tag(tag) => match self.tag(repository, tag)? {
-                Some(digest) => digest,
+            Reference::Tag(tag) => match read_tag(&self.tag_link(repository, tag))? {
+                Some((digest, _)) => digest,
                 None => return Ok(None),
             },
         };
+        let _hold = self.pins.hold([&digest]);
         let link = self.manifest_link(repository, &digest);
         let Some(media_type) = if_present(fs::read_to_string(&link), "read", &link)? else { return Ok(None) };
         let path = self.blob_path(&digest);
@@ -125,122 +110,194 @@ impl Store {
         Ok(content.map(|content| Manifest { digest, media_type, content }))
     }
 
-    fn tag(&self, repository: &Repository, tag: &Tag) -> Result<Option<Digest>> {
-        let path = self.tag_links(repository).join(tag.as_str());
-        let Some(content) = if_present(fs::read_to_string(&path), "read", &path)? else { return Ok(None) };
-        content.parse().map(Some).map_err(|_| StoreError::Content { path, content })
-    }
-
     /// Stores a manifest whose blobs are all there. When this returns, a power cut cannot take it back.
     pub(crate) fn put_manifest(
         &self,
         repository: &Repository,
-        reference: &Reference,
-        media_type: Option<&str>,
-        content: &[u8],
+        put: &Put<'_>,
     ) -> std::result::Result<Stored, PutError> {
-        let document: Document = serde_json::from_slice(content).map_err(PutError::Json)?;
-        let media_type = agreed_media_type(media_type, document.media_type.as_deref())?;
-        let digest = match reference {
-            Reference::Tag(_) => Digest::of(Algorithm::Sha256, content),
+        let document = Document::parse(put.content)?;
+        let media_type = agreed_media_type(put.media_type, document.media_type.as_deref())?;
+        let digest = match put.reference {
+            Reference::Tag(_) => Digest::of(Algorithm::Sha256, put.content),
             Reference::Digest(wanted) => {
-                let found = Digest::of(wanted.algorithm(), content);
+                let found = Digest::of(wanted.algorithm(), put.content);
                 if found != *wanted {
                     return Err(PutError::Digest { found, wanted: wanted.clone() });
                 }
                 found
             }
         };
-        let subject = document.subject.as_ref().map(Descriptor::digest).transpose()?;
-        self.check_references(repository, &document)?;
-        self.sync_blob_links(repository)?;
-        self.write(&self.blob_path(&digest), content)?;
-        self.write(&self.manifest_link(repository, &digest), media_type.as_bytes())?;
-        if let Reference::Tag(tag) = reference {
-            self.write(&self.tag_links(repository).join(tag.as_str()), digest.to_string().as_bytes())?;
+        let size = u64::try_from(put.content.len()).unwrap_or(u64::MAX);
+        let entry = document.entry(digest, media_type, size)?;
+        let needs = document.needs()?;
+        let _hold = self.pins.hold(needs.all().chain([&entry.digest]));
+        for blob in &needs.blobs {
+            self.require(self.blob_size(repository, blob)?.is_some(), blob)?;
         }
-        Ok(Stored { digest, subject })
+        for child in &needs.manifests {
+            self.require(self.has_manifest(repository, child)?, child)?;
+        }
+        for other in &needs.either {
+            let found = self.has_manifest(repository, other)? || self.blob_size(repository, other)?.is_some();
+            self.require(found, other)?;
+        }
+        self.sync_blob_links(repository)?;
+        let tags: Vec<&Tag> = match put.reference {
+            Reference::Tag(tag) => [tag].into_iter().chain(put.tags).collect(),
+            Reference::Digest(_) => put.tags.iter().collect(),
+        };
+        self.write_manifest(repository, &entry, put, &tags)?;
+        Ok(Stored { digest: entry.digest, subject: entry.subject })
     }
 
-    fn check_references(
+    fn require(&self, found: bool, digest: &Digest) -> std::result::Result<(), PutError> {
+        if found { Ok(()) } else { Err(PutError::Missing(digest.clone())) }
+    }
+
+    fn write_manifest(
         &self,
         repository: &Repository,
-        document: &Document,
-    ) -> std::result::Result<(), PutError> {
-        let layers = [&document.layers, &document.blobs].into_iter().flatten().flatten();
-        for blob in document.config.iter().chain(layers.filter(|layer| !layer.is_elsewhere())) {
-            let digest = blob.digest()?;
-            if self.blob_size(repository, &digest)?.is_none() {
-                return Err(PutError::Missing(digest));
-            }
+        entry: &Entry,
+        put: &Put<'_>,
+        tags: &[&Tag],
+    ) -> Result<()> {
+        let content = self.blob_path(&entry.digest);
+        let text = entry.digest.to_string();
+        let is_new = !content.is_file();
+        if is_new {
+            self.admit(entry.size)?;
         }
-        for child in document.manifests.iter().flatten() {
-            let digest = child.digest()?;
-            // An index may list other things than manifests (build caches do); those are blobs.
-            let may_be_blob = !MANIFESTS.contains(&child.media_type.as_str());
-            let found = self.has_manifest(repository, &digest)?
-                || (may_be_blob && self.blob_size(repository, &digest)?.is_some());
-            if !found {
-                return Err(PutError::Missing(digest));
-            }
+        let now = put.stamp.unwrap_or_else(|| milliseconds(SystemTime::now()));
+        let mut first = vec![
+            NewFile { to: content, content: put.content, time: None },
+            NewFile {
+                to: self.manifest_link(repository, &entry.digest),
+                content: entry.media_type.as_bytes(),
+                time: Some(time_of(now)),
+            },
+        ];
+        let mut second = Vec::new();
+        for tag in tags {
+            let to = self.tag_link(repository, tag);
+            let known = self.index.stamp(repository, tag.as_str())?;
+            // A later change bears a later time, whatever the clock says.
+            let stamp = put.stamp.unwrap_or_else(|| now.max(known.unwrap_or_default().saturating_add(1)));
+            // A tag that leads elsewhere moves only when its manifest is safe. A new one has nothing to lose.
+            let files = if to.exists() { &mut second } else { &mut first };
+            files.push(NewFile { to, content: text.as_bytes(), time: Some(time_of(stamp)) });
         }
+        self.write(&first)?;
+        if !second.is_empty() {
+            self.write(&second)?;
+        }
+        if is_new {
+            self.space.add_stored(entry.size);
+            self.noted(self.index.add_blob(&entry.digest, entry.size));
+        }
+        self.noted(self.index_manifest(repository, entry, now, tags));
+        self.announce();
         Ok(())
     }
 
-    /// Removes a tag, or a manifest with its tags; false when there is none. The content stays.
-    pub(crate) fn delete_manifest(&self, repository: &Repository, reference: &Reference) -> Result<bool> {
-        match reference {
-            Reference::Tag(tag) => remove(&self.tag_links(repository).join(tag.as_str())),
-            Reference::Digest(digest) => {
-                // Tags first: none may ever lead to a manifest that is not there.
-                for name in self.tags(repository)?.unwrap_or_default() {
-                    let path = self.tag_links(repository).join(&name);
-                    let content = if_present(fs::read_to_string(&path), "read", &path)?;
-                    if content.is_some_and(|content| content == digest.to_string()) {
-                        remove(&path)?;
-                    }
-                }
-                remove(&self.manifest_link(repository, digest))
+    /// Of two requests that move a tag at once the files know the winner: the index says what they say.
+    fn index_manifest(
+        &self,
+        repository: &Repository,
+        entry: &Entry,
+        stamp: i64,
+        tags: &[&Tag],
+    ) -> Result<()> {
+        let _one_at_a_time = self.tagging.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = Vec::with_capacity(tags.len());
+        for tag in tags {
+            if let Some((digest, stamp)) = read_tag(&self.tag_link(repository, tag))? {
+                read.push(((*tag).clone(), digest, stamp));
             }
         }
+        self.index.add_manifest(repository, entry, stamp, &read)
     }
 
-    /// A repository's tags in order; None when there is no such repository.
-    pub(crate) fn tags(&self, repository: &Repository) -> Result<Option<Vec<String>>> {
-        let path = self.repository(repository);
-        let known = ["_blobs", "_manifests", "_tags"].iter().any(|part| path.join(part).is_dir());
-        if known { entries(&self.tag_links(repository)).map(Some) } else { Ok(None) }
-    }
-
-    /// The digests of all manifests of a repository.
-    pub(super) fn manifest_digests(&self, repository: &Repository) -> Result<Vec<Digest>> {
-        let mut digests = Vec::new();
-        for algorithm in Algorithm::ALL {
-            let names = entries(&self.manifest_links(repository).join(algorithm.name()))?;
-            digests.extend(names.iter().filter_map(|hex| format!("{}:{hex}", algorithm.name()).parse().ok()));
+    /// Removes a tag, or a manifest with its tags; false when there is none. The content stays until the next
+    /// collection.
+    pub(crate) fn delete_manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        stamp: Option<i64>,
+    ) -> Result<bool> {
+        let removed = match reference {
+            Reference::Tag(tag) => self.delete_tag(repository, tag, stamp)?,
+            Reference::Digest(digest) => {
+                // Tags first: none may ever lead to a manifest that is not there.
+                for name in self.index.tags(repository, "", u64::MAX)? {
+                    let Ok(tag) = name.parse::<Tag>() else { continue };
+                    let leads_to = read_tag(&self.tag_link(repository, &tag))?;
+                    if leads_to.is_some_and(|(found, _)| found == *digest) {
+                        self.delete_tag(repository, &tag, stamp)?;
+                    }
+                }
+                let removed = remove(&self.manifest_link(repository, digest))?;
+                if removed {
+                    self.note_removal(repository, &digest.to_string(), stamp);
+                }
+                removed
+            }
+        };
+        if removed {
+            self.announce();
         }
-        Ok(digests)
+        Ok(removed)
     }
 
-    /// All repositories that hold manifests, in order.
-    pub(crate) fn repositories(&self) -> Result<Vec<String>> {
-        let mut found = Vec::new();
-        collect_repositories(&self.root.join("repositories"), "", &mut found)?;
-        found.sort_unstable();
+    fn delete_tag(&self, repository: &Repository, tag: &Tag, stamp: Option<i64>) -> Result<bool> {
+        let _one_at_a_time = self.tagging.lock().unwrap_or_else(PoisonError::into_inner);
+        let removed = remove(&self.tag_link(repository, tag))?;
+        if removed {
+            self.note_removal(repository, tag.as_str(), stamp);
+        }
+        Ok(removed)
+    }
+
+    pub(super) fn note_removal(&self, repository: &Repository, reference: &str, stamp: Option<i64>) {
+        let noted = self.index.stamp(repository, reference).and_then(|known| {
+            let now = milliseconds(SystemTime::now()).max(known.unwrap_or_default().saturating_add(1));
+            self.index.remove(repository, reference, stamp.unwrap_or(now))
+        });
+        self.noted(noted);
+    }
+
+    /// When a tag or manifest last changed, also if it was deleted then.
+    pub(crate) fn last_stamp(&self, repository: &Repository, reference: &str) -> Result<Option<i64>> {
+        self.index.stamp(repository, reference)
+    }
+
+    /// A repository's tags in order, at most `n` after `last`; None when there is no such repository.
+    pub(crate) fn tags(&self, repository: &Repository, last: &str, n: u64) -> Result<Option<Vec<String>>> {
+        if !self.index.has_repository(repository)? {
+            return Ok(None);
+        }
+        self.index.tags(repository, last, n).map(Some)
+    }
+
+    /// The repositories that hold manifests, in order, at most `n` after `last`.
+    pub(crate) fn repositories(&self, last: &str, n: u64) -> Result<Vec<String>> {
+        self.index.repositories(last, n)
+    }
+
+    /// The referrers of a digest as descriptors.
+    pub(crate) fn referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Value>> {
+        let mut found = self.index.referrers(repository, subject)?;
+        if let Some(wanted) = artifact_type {
+            found.retain(|descriptor| descriptor.get("artifactType").and_then(Value::as_str) == Some(wanted));
+        }
         Ok(found)
     }
-}
-
-fn collect_repositories(directory: &Path, name: &str, found: &mut Vec<String>) -> Result<()> {
-    for entry in entries(directory)? {
-        if entry == "_manifests" {
-            found.push(name.to_owned());
-        } else if !entry.starts_with('_') {
-            let below = if name.is_empty() { entry.clone() } else { format!("{name}/{entry}") };
-            collect_repositories(&directory.join(&entry), &below, found)?;
-        }
-    }
-    Ok(())
 }
 
 fn agreed_media_type(header: Option<&str>, field: Option<&str>) -> std::result::Result<String, PutError> {

@@ -6,25 +6,47 @@
 //! repositories/<name>/_manifests/<algorithm>/<hex>    the manifest's media type
 //! repositories/<name>/_tags/<tag>                     the manifest's digest
 //! uploads/<id>                                        on its way
+//! quarantine/<algorithm>-<hex>-<time>                 content that is no longer what its name says
+//! index.db                                            what the files say, made anew when it may lag behind
+//! lock                                                held by the process that has the root
 //! ```
 
 mod blobs;
+mod check;
+mod collect;
+mod documents;
+mod durable;
+mod index;
 mod manifests;
-mod referrers;
+mod pins;
+mod scrub;
+mod space;
 mod uploads;
+mod walk;
 
-pub(crate) use manifests::PutError;
+pub(crate) use check::{Findings, check};
+pub(crate) use collect::{Collected, Keep};
+pub(crate) use documents::Document;
+pub(crate) use index::{Change, Feed};
+pub(crate) use manifests::{Put, PutError};
+pub(crate) use scrub::{Scrubbed, Verdict};
+pub(crate) use space::Limits;
+pub(crate) use space::Usage;
 pub(crate) use uploads::{Commit, Session};
 
 use crate::name::{Repository, UploadId};
+use index::Index;
+use pins::Pins;
+use space::Space;
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, atomic::AtomicUsize},
 };
 use thiserror::Error;
+use tokio::sync::watch;
 
 /// More directories than these are not remembered; forgetting costs one fsync each.
 const MOST_REMEMBERED: usize = 4096;
@@ -48,6 +70,38 @@ pub enum StoreError {
         /// The root.
         path: PathBuf,
     },
+    /// The index failed.
+    #[error("cannot use the index {}; space-registry fsck --repair makes it anew", path.display())]
+    Index {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The quota is used up.
+    #[error(
+        "{more} more bytes do not fit: {taken} of the quota of {quota} bytes are taken; delete images or collect garbage"
+    )]
+    Quota {
+        /// Bytes stored and on their way.
+        taken: u64,
+        /// Bytes asked for.
+        more: u64,
+        /// The limit.
+        quota: u64,
+    },
+    /// The file system is nearly full.
+    #[error(
+        "{more} more bytes do not fit: {free} bytes are free, of which {reserve} stay free; delete images or collect garbage"
+    )]
+    Reserve {
+        /// Free bytes.
+        free: u64,
+        /// Bytes asked for.
+        more: u64,
+        /// The limit.
+        reserve: u64,
+    },
     /// A file holds what this program never writes.
     #[error("{} holds {content:?}, which is not what belongs there", path.display())]
     Content {
@@ -66,7 +120,12 @@ impl StoreError {
     /// Whether the disk has no room.
     pub(crate) fn is_full(&self) -> bool {
         let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-        matches!(self, Self::Io { source, .. } if full.contains(&source.kind()))
+        match self {
+            Self::Io { source, .. } => full.contains(&source.kind()),
+            Self::Index { source, .. } => source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            Self::Quota { .. } | Self::Reserve { .. } => true,
+            _ => false,
+        }
     }
 }
 
@@ -79,29 +138,119 @@ pub(crate) struct Store {
     /// Directories whose entry in their parent is known to be on disk.
     durable: Mutex<HashSet<PathBuf>>,
     sessions: Mutex<HashMap<UploadId, Arc<tokio::sync::Mutex<Session>>>>,
+    index: Index,
+    pins: Pins,
+    space: Arc<Space>,
+    /// How many requests are at this moment giving a repository a blob.
+    linking: AtomicUsize,
+    /// Held while the index is told what a tag's file says.
+    tagging: Mutex<()>,
+    /// The number of the last change.
+    changed: watch::Sender<u64>,
     /// Held locked as long as the process lives.
     _lock: File,
 }
 
 impl Store {
-    /// Opens or creates the root and removes old uploads.
-    pub(crate) fn open(root: &Path) -> Result<Self> {
+    /// Opens or creates the root, removes old uploads, and makes the index anew if it may lag behind.
+    pub(crate) fn open(root: &Path, limits: Limits) -> Result<Self> {
         fs::create_dir_all(root).map_err(StoreError::io("create", root))?;
-        let lock_path = root.join("lock");
-        let lock = File::create(&lock_path).map_err(StoreError::io("create", &lock_path))?;
-        lock.try_lock().map_err(|_| StoreError::InUse { path: root.into() })?;
-        let store =
-            Self { root: root.into(), durable: Mutex::default(), sessions: Mutex::default(), _lock: lock };
+        let lock = take(root)?;
+        let (index, stale) = Index::open(root)?;
+        let store = Self {
+            root: root.into(),
+            durable: Mutex::default(),
+            sessions: Mutex::default(),
+            index,
+            pins: Pins::default(),
+            space: Arc::new(Space::new(root, limits)),
+            linking: AtomicUsize::new(0),
+            tagging: Mutex::default(),
+            changed: watch::Sender::new(0),
+            _lock: lock,
+        };
         for name in ["blobs", "repositories", "uploads"] {
             store.ensure_directory(&root.join(name))?;
         }
         store.sweep_uploads();
+        if stale {
+            store.rebuild_index()?;
+        }
+        store.space.set_stored(store.index.blobs()?.0);
+        store.space.add_uploading(store.bytes_on_their_way()?);
+        store.announce();
         Ok(store)
+    }
+
+    /// Makes the index say what the files say.
+    pub(crate) fn rebuild_index(&self) -> Result<()> {
+        let began = std::time::Instant::now();
+        let snapshot = walk::snapshot(&self.root)?;
+        self.index.rebuild(&snapshot)?;
+        tracing::info!(
+            blobs = snapshot.blobs.len(),
+            manifests = snapshot.manifests.len(),
+            tags = snapshot.tags.len(),
+            ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "index made anew from the files"
+        );
+        Ok(())
+    }
+
+    /// The last word of a process that ends in good order.
+    pub(crate) fn close(&self) {
+        if let Err(error) = self.index.close() {
+            tracing::warn!(%error, "the index is not closed in good order and will be made anew");
+        }
     }
 
     /// Whether files can be written.
     pub(crate) fn is_writable(&self) -> bool {
         nix::unistd::access(&self.root.join("uploads"), nix::unistd::AccessFlags::W_OK).is_ok()
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// How much room is taken.
+    pub(crate) fn usage(&self) -> Usage {
+        self.space.usage()
+    }
+
+    /// How many blobs are on disk.
+    pub(crate) fn blob_count(&self) -> Result<u64> {
+        Ok(self.index.blobs()?.1)
+    }
+
+    /// Whether so many more bytes fit.
+    ///
+    /// # Errors
+    /// Says which limit stands in the way.
+    pub(crate) fn admit(&self, more: u64) -> Result<()> {
+        self.space.admit(more)
+    }
+
+    /// Wakes whoever waits for changes.
+    fn announce(&self) {
+        match self.index.last_change() {
+            Ok(last) => {
+                self.changed.send_replace(last);
+            }
+            Err(error) => tracing::warn!(%error, "cannot tell followers of a change"),
+        }
+    }
+
+    /// Wakes up when something changed.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// What the files say is true whatever the index says, so a failure there fails no request.
+    fn noted(&self, result: Result<()>) {
+        if let Err(error) = result {
+            tracing::error!(%error, "the index lags behind the files until the next start");
+        }
     }
 
     fn repository(&self, name: &Repository) -> PathBuf {
@@ -111,57 +260,14 @@ impl Store {
     fn uploads(&self) -> PathBuf {
         self.root.join("uploads")
     }
-
-    /// Makes a directory below the root, with its ancestors, so that a power cut cannot take it back.
-    fn ensure_directory(&self, path: &Path) -> Result<()> {
-        if path == self.root || self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(path) {
-            return Ok(());
-        }
-        let Some(parent) = path.parent() else { return Ok(()) };
-        self.ensure_directory(parent)?;
-        match fs::create_dir(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(StoreError::io("create", path)(error));
-            }
-            // Also when it was there: another request may have made it and not yet synced it.
-            _ => sync_directory(parent)?,
-        }
-        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
-        if durable.len() >= MOST_REMEMBERED {
-            durable.clear();
-        }
-        durable.insert(path.into());
-        Ok(())
-    }
-
-    /// Moves a synced file to its place, durably.
-    fn place(&self, from: &Path, to: &Path) -> Result<()> {
-        let Some(parent) = to.parent() else { return Ok(()) };
-        self.ensure_directory(parent)?;
-        fs::rename(from, to).map_err(StoreError::io("rename a new file to", to))?;
-        sync_directory(parent)
-    }
-
-    /// Writes a whole file: afterwards the old content or the new is there, whatever happens.
-    fn write(&self, to: &Path, content: &[u8]) -> Result<()> {
-        let new = self.uploads().join(UploadId::random().as_str());
-        let written = File::create_new(&new)
-            .and_then(|mut file| {
-                file.write_all(content)?;
-                file.sync_all()
-            })
-            .map_err(StoreError::io("write", &new))
-            .and_then(|()| self.place(&new, to));
-        if written.is_err() {
-            let _ = fs::remove_file(&new);
-        }
-        written
-    }
 }
 
-/// Makes a directory's entries durable.
-fn sync_directory(path: &Path) -> Result<()> {
-    File::open(path).and_then(|directory| directory.sync_all()).map_err(StoreError::io("sync", path))
+/// Locks a root for this process.
+fn take(root: &Path) -> Result<File> {
+    let path = root.join("lock");
+    let lock = File::create(&path).map_err(StoreError::io("create", &path))?;
+    lock.try_lock().map_err(|_| StoreError::InUse { path: root.into() })?;
+    Ok(lock)
 }
 
 /// Removes a file durably; false when there is none.
@@ -171,7 +277,7 @@ fn remove(path: &Path) -> Result<bool> {
         Err(error) if is_absent(&error) => return Ok(false),
         Err(error) => return Err(StoreError::io("remove", path)(error)),
     }
-    path.parent().map_or(Ok(()), sync_directory)?;
+    path.parent().map_or(Ok(()), durable::sync_directory)?;
     Ok(true)
 }
 

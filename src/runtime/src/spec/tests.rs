@@ -25,7 +25,7 @@ fn an_instance_has_its_cores_its_limits_and_its_own_devices() {
     let binding = Binding { accelerators: vec![bound], cores: [1, 2].into() };
     let desired = desired("{ cpu = 2, memory = '64MiB', gpu = 1 }", binding);
     let grants = [grant(3, "/dev/uio3", 3)];
-    let place = Place { netns: Path::new("/n"), module: "module-2", grants: &grants };
+    let place = Place { netns: Path::new("/n"), module: "module-2", grants: &grants, resolv_conf: None };
     let spec = build(&desired, &ImageConfiguration::default(), &place).unwrap();
     let env = spec.process().as_ref().unwrap().env().clone().unwrap();
     for wanted in ["SPACECLOUD_MODULE=module-2", "SPACECLOUD_ACCELERATORS=3", "SPACECLOUD_PCIE_SLOTS=8"] {
@@ -47,7 +47,7 @@ fn an_instance_has_its_cores_its_limits_and_its_own_devices() {
 #[test]
 fn without_accelerators_there_is_no_device_and_no_word_of_them() {
     let desired = desired("{ cpu = '500m' }", Binding::default());
-    let place = Place { netns: Path::new("/n"), module: "module-2", grants: &[] };
+    let place = Place { netns: Path::new("/n"), module: "module-2", grants: &[], resolv_conf: None };
     let spec = build(&desired, &ImageConfiguration::default(), &place).unwrap();
     let env = spec.process().as_ref().unwrap().env().clone().unwrap();
     assert!(!env.iter().any(|line| line.contains("ACCELERATOR") || line.contains("PCIE")));

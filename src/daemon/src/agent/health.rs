@@ -1,0 +1,111 @@
+//! From probes to a verdict: thresholds and the start period. A value, stepped by the instance's own task.
+//!
+//! ```text
+//!  Starting ──successes──► Healthy ──failures──► Unhealthy (it is started anew)
+//!     └──── failures after the start period ─────────▲
+//! ```
+
+use model::Health;
+use std::time::Duration;
+
+/// Until an instance is first healthy it is asked at least this often: a move waits for it.
+const EAGER: Duration = Duration::from_millis(200);
+
+/// What a probe's outcome makes of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing new.
+    Same,
+    /// Now it may serve.
+    Healthy,
+    /// It is to be started anew.
+    Unhealthy,
+}
+
+/// One run of one instance.
+#[derive(Debug)]
+pub(super) struct Watch {
+    health: Health,
+    healthy: bool,
+    failures: u32,
+    successes: u32,
+}
+
+impl Watch {
+    pub(super) fn new(health: Health) -> Self {
+        Self { health, healthy: false, failures: 0, successes: 0 }
+    }
+
+    /// A probe answered, or did not, `age` after the instance's start.
+    pub(super) fn take(&mut self, passed: bool, age: Duration) -> Verdict {
+        if passed {
+            self.failures = 0;
+            self.successes = self.successes.saturating_add(1);
+            if !self.healthy && self.successes >= self.health.successes {
+                self.healthy = true;
+                return Verdict::Healthy;
+            }
+            return Verdict::Same;
+        }
+        self.successes = 0;
+        if !self.healthy && age < self.health.start_period.duration() {
+            return Verdict::Same;
+        }
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= self.health.failures { Verdict::Unhealthy } else { Verdict::Same }
+    }
+
+    /// Until the next probe.
+    pub(super) fn pause(&self) -> Duration {
+        let every = self.health.every.duration();
+        if self.healthy { every } else { every.min(EAGER) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::Span;
+
+    fn watch() -> Watch {
+        Watch::new(Health {
+            http: None,
+            tcp: Some(1),
+            exec: None,
+            every: Span(1000),
+            timeout: Span(100),
+            start_period: Span(5000),
+            failures: 3,
+            successes: 2,
+        })
+    }
+
+    const EARLY: Duration = Duration::from_secs(1);
+    const LATE: Duration = Duration::from_secs(6);
+
+    #[test]
+    fn failures_of_the_start_period_do_not_count_until_it_was_healthy() {
+        let mut watch = watch();
+        for _ in 0..10 {
+            assert_eq!(watch.take(false, EARLY), Verdict::Same);
+        }
+        assert_eq!(watch.take(true, EARLY), Verdict::Same);
+        assert_eq!(watch.pause(), EAGER);
+        assert_eq!(watch.take(true, EARLY), Verdict::Healthy);
+        assert_eq!(watch.pause(), Duration::from_secs(1));
+        assert_eq!(watch.take(false, EARLY), Verdict::Same);
+        assert_eq!(watch.take(false, EARLY), Verdict::Same);
+        assert_eq!(watch.take(false, EARLY), Verdict::Unhealthy);
+    }
+
+    #[test]
+    fn successes_and_failures_count_in_a_row() {
+        let mut watch = watch();
+        assert_eq!(watch.take(true, LATE), Verdict::Same);
+        assert_eq!(watch.take(false, LATE), Verdict::Same);
+        assert_eq!(watch.take(true, LATE), Verdict::Same);
+        assert_eq!(watch.take(false, LATE), Verdict::Same);
+        assert_eq!(watch.take(false, LATE), Verdict::Same);
+        assert_eq!(watch.take(false, LATE), Verdict::Unhealthy);
+    }
+}

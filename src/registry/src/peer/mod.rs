@@ -1,0 +1,184 @@
+//! Other registries of the chassis: what is new there is copied, and what is missing here is asked for there.
+//!
+//! ```text
+//!   follower                                   followed
+//!     │ GET /v2/_space/changes?after=N&wait=30    │
+//!     ├──────────────────────────────────────────►│  waits until there is a change N+1
+//!     │◄──────────────────────────────────────────┤
+//!     │ manifests, then their blobs, with Range   │
+//!     ├──────────────────────────────────────────►│
+//!     │ blobs stored, manifest stored, tag set    │
+//!     │ N+1 noted, asked again ───────────────────►
+//! ```
+//!
+//! Registries may follow each other: a change bears the time at which the first of them saw it, the later one of
+//! two wins, and what is already here is not a change. There are no majorities: whoever can be reached serves.
+
+mod client;
+mod copy;
+mod follow;
+
+pub(crate) use client::PeerError;
+
+use crate::{
+    config::Replica,
+    name::{Reference, Repository},
+    store::Store,
+};
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    response::Response,
+};
+use client::Client;
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::task::JoinSet;
+
+/// A request that a registry passes on bears this: it is not passed on again.
+const PASSED_ON: HeaderName = HeaderName::from_static("space-registry-passed-on");
+/// A peer that did not answer is not asked again for this long, so that a pull does not wait for it twice.
+const LET_ALONE: Duration = Duration::from_secs(5);
+
+/// One of them.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    client: Client,
+    url: String,
+    /// Since when it does not answer.
+    lost: Mutex<Option<Instant>>,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    all: Vec<Arc<Peer>>,
+    store: Arc<Store>,
+    copied: AtomicU64,
+    /// What is being fetched because somebody asked for it.
+    fetching: Mutex<HashSet<(Repository, String)>>,
+}
+
+impl Peer {
+    fn is_let_alone(&self) -> bool {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.is_some_and(|since| since.elapsed() < LET_ALONE)
+    }
+
+    /// Notes whether it answers; the first failure and the first success after it are logged.
+    fn heard(&self, error: Option<&PeerError>) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        match error {
+            None if lost.take().is_some() => tracing::info!(peer = self.url, "peer answers again"),
+            None => {}
+            Some(error) => {
+                if lost.is_none() {
+                    tracing::warn!(
+                        peer = self.url,
+                        error = crate::serve::chain(error),
+                        "peer does not answer"
+                    );
+                }
+                *lost = Some(Instant::now());
+            }
+        }
+    }
+}
+
+impl Peers {
+    /// Reads what is needed to reach them.
+    ///
+    /// # Errors
+    /// A certificate or password file cannot be used.
+    pub(crate) fn new(
+        store: Arc<Store>,
+        replicas: &[Replica],
+        own: Option<&Path>,
+    ) -> Result<Self, PeerError> {
+        let mut all = Vec::new();
+        for replica in replicas {
+            let client = Client::new(replica, own)?;
+            all.push(Arc::new(Peer { client, url: replica.url.clone(), lost: Mutex::default() }));
+        }
+        Ok(Self { all, store, copied: AtomicU64::new(0), fetching: Mutex::default() })
+    }
+
+    /// Follows each of them for as long as the answer lives.
+    pub(crate) fn follow(self: &Arc<Self>) -> JoinSet<()> {
+        let mut followers = JoinSet::new();
+        for peer in &self.all {
+            followers.spawn(follow::forever(self.clone(), peer.clone()));
+        }
+        followers
+    }
+
+    /// How many are reached and how many are not.
+    pub(crate) fn state(&self) -> (u64, u64) {
+        let lost =
+            self.all.iter().filter(|peer| peer.lost.lock().unwrap_or_else(PoisonError::into_inner).is_some());
+        let lost = u64::try_from(lost.count()).unwrap_or_default();
+        (u64::try_from(self.all.len()).unwrap_or_default().saturating_sub(lost), lost)
+    }
+
+    /// How many manifests were copied since the start.
+    pub(crate) fn copied(&self) -> u64 {
+        self.copied.load(Ordering::Relaxed)
+    }
+
+    /// Asks the others for what is not here; None when nobody has it.
+    pub(crate) async fn pass_on(&self, head: &Parts) -> Option<Response> {
+        if head.headers.contains_key(PASSED_ON) {
+            return None;
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(PASSED_ON, HeaderValue::from_static("1"));
+        for name in [header::RANGE, header::IF_RANGE, header::ACCEPT] {
+            for value in head.headers.get_all(&name) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        let path = head.uri.path_and_query()?.as_str();
+        for peer in self.all.iter().filter(|peer| !peer.is_let_alone()) {
+            let asked = peer.client.send(head.method.clone(), path, headers.clone(), client::ANSWER).await;
+            peer.heard(asked.as_ref().err());
+            if let Ok(answer) = asked
+                && matches!(answer.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT)
+            {
+                tracing::info!(peer = peer.url, path, "passed on");
+                let (mut parts, body) = answer.into_parts();
+                parts.headers.remove(header::CONNECTION);
+                parts.headers.remove(header::TRANSFER_ENCODING);
+                return Some(Response::from_parts(parts, Body::new(body)));
+            }
+        }
+        None
+    }
+
+    /// Begins to copy an image that somebody asked for.
+    pub(crate) fn fetch(self: &Arc<Self>, repository: Repository, reference: Reference) {
+        let key = (repository.clone(), reference.to_string());
+        if !self.fetching.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone()) {
+            return;
+        }
+        let peers = self.clone();
+        tokio::spawn(async move {
+            for peer in &peers.all {
+                match copy::image(&peers, peer, &repository, &reference, None).await {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(
+                        peer = peer.url, %repository, %reference, error = crate::serve::chain(&error), "cannot fetch"
+                    ),
+                }
+            }
+            peers.fetching.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        });
+    }
+}

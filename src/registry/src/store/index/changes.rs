@@ -1,0 +1,158 @@
+//! Manifests and tags as they come and go, in an order that followers can read.
+
+use super::{Entry, Index, Result, count, number};
+use crate::{
+    digest::Digest,
+    name::{Repository, Tag},
+};
+use rusqlite::{OptionalExtension, Transaction, params};
+use serde::{Deserialize, Serialize};
+
+/// One step of a registry's history. Only the last one of each tag and manifest is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Change {
+    /// Grows with every change.
+    pub(crate) seq: i64,
+    pub(crate) repository: String,
+    /// A tag or a digest.
+    pub(crate) reference: String,
+    /// What the reference leads to now; None: it was deleted.
+    pub(crate) digest: Option<String>,
+    /// Milliseconds since 1970, when the first registry saw it. The later one of two wins.
+    pub(crate) stamp: i64,
+}
+
+/// A piece of the history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Feed {
+    /// Another one than before: the numbers have begun anew.
+    pub(crate) epoch: String,
+    pub(crate) changes: Vec<Change>,
+}
+
+fn record(
+    transaction: &Transaction<'_>,
+    repository: &Repository,
+    reference: &str,
+    digest: Option<&str>,
+    stamp: i64,
+) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "INSERT OR REPLACE INTO change (repository, reference, digest, stamp) VALUES (?, ?, ?, ?)",
+        )?
+        .execute(params![repository.as_str(), reference, digest, stamp])?;
+    Ok(())
+}
+
+pub(super) fn insert_manifest(
+    transaction: &Transaction<'_>,
+    repository: &Repository,
+    entry: &Entry,
+) -> rusqlite::Result<()> {
+    transaction.prepare_cached("INSERT OR REPLACE INTO manifest VALUES (?, ?, ?, ?, ?, ?, ?)")?.execute(
+        params![
+            repository.as_str(),
+            entry.digest.to_string(),
+            entry.media_type,
+            number(entry.size),
+            entry.artifact_type,
+            entry.subject.as_ref().map(Digest::to_string),
+            entry.annotations,
+        ],
+    )?;
+    Ok(())
+}
+
+impl Index {
+    /// Adds a manifest and what tags lead to it.
+    pub(in crate::store) fn add_manifest(
+        &self,
+        repository: &Repository,
+        entry: &Entry,
+        stamp: i64,
+        tags: &[(Tag, Digest, i64)],
+    ) -> Result<()> {
+        let mut connection = self.lock();
+        let digest = entry.digest.to_string();
+        let write = |connection: &mut rusqlite::Connection| {
+            let transaction = connection.transaction()?;
+            let known: bool = transaction
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ? AND digest = ?)")?
+                .query_row(params![repository.as_str(), digest], |row| row.get(0))?;
+            insert_manifest(&transaction, repository, entry)?;
+            if !known {
+                record(&transaction, repository, &digest, Some(&digest), stamp)?;
+            }
+            for (tag, digest, stamp) in tags {
+                let digest = digest.to_string();
+                transaction
+                    .prepare_cached("INSERT OR REPLACE INTO tag VALUES (?, ?, ?, ?)")?
+                    .execute(params![repository.as_str(), tag.as_str(), digest, stamp])?;
+                record(&transaction, repository, tag.as_str(), Some(&digest), *stamp)?;
+            }
+            transaction.commit()
+        };
+        write(&mut connection).map_err(self.failed())
+    }
+
+    /// Removes a manifest or a tag.
+    pub(in crate::store) fn remove(
+        &self,
+        repository: &Repository,
+        reference: &str,
+        stamp: i64,
+    ) -> Result<()> {
+        let mut connection = self.lock();
+        let write = |connection: &mut rusqlite::Connection| {
+            let transaction = connection.transaction()?;
+            let parameters = params![repository.as_str(), reference];
+            transaction.execute("DELETE FROM manifest WHERE repository = ? AND digest = ?", parameters)?;
+            transaction.execute("DELETE FROM tag WHERE repository = ? AND tag = ?", parameters)?;
+            record(&transaction, repository, reference, None, stamp)?;
+            transaction.commit()
+        };
+        write(&mut connection).map_err(self.failed())
+    }
+
+    /// When a tag or manifest last changed; None when it never did.
+    pub(in crate::store) fn stamp(&self, repository: &Repository, reference: &str) -> Result<Option<i64>> {
+        self.lock()
+            .prepare_cached("SELECT stamp FROM change WHERE repository = ? AND reference = ?")
+            .and_then(|mut statement| {
+                statement.query_row(params![repository.as_str(), reference], |row| row.get(0)).optional()
+            })
+            .map_err(self.failed())
+    }
+
+    /// The changes after `after`, at most `most`.
+    pub(crate) fn feed(&self, after: i64, most: u64) -> Result<Feed> {
+        let connection = self.lock();
+        let read = || {
+            let epoch =
+                connection.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0))?;
+            let mut statement = connection.prepare_cached(
+                "SELECT seq, repository, reference, digest, stamp FROM change WHERE seq > ? ORDER BY seq LIMIT ?",
+            )?;
+            let rows = statement.query_map(params![after, number(most)], |row| {
+                Ok(Change {
+                    seq: row.get(0)?,
+                    repository: row.get(1)?,
+                    reference: row.get(2)?,
+                    digest: row.get(3)?,
+                    stamp: row.get(4)?,
+                })
+            })?;
+            Ok(Feed { epoch, changes: rows.collect::<rusqlite::Result<_>>()? })
+        };
+        read().map_err(self.failed())
+    }
+
+    /// The number of the last change.
+    pub(in crate::store) fn last_change(&self) -> Result<u64> {
+        self.lock()
+            .query_row("SELECT coalesce(max(seq), 0) FROM change", [], |row| row.get(0))
+            .map(count)
+            .map_err(self.failed())
+    }
+}

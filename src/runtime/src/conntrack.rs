@@ -1,0 +1,167 @@
+//! The kernel's table of connections: which ones lead to which endpoint, and the removal of those that lead nowhere.
+
+use crate::RuntimeError;
+use netlink_packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    conntrack::{
+        ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Protocol, Tuple,
+    },
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use std::{
+    io,
+    net::{IpAddr, SocketAddrV4},
+    os::fd::AsRawFd,
+};
+
+/// linux/netfilter/nfnetlink_conntrack.h
+const CTA_MARK_MASK: u16 = 21;
+/// enum tcp_conntrack: from SYN_SENT to LAST_ACK there is somebody who waits for something.
+const ALIVE: std::ops::RangeInclusive<u8> = 1..=6;
+const BUFFER: usize = 64 << 10;
+const ENOENT: i32 = 2;
+
+/// One tracked TCP connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Flow {
+    original: Vec<Tuple>,
+    /// Who answers: the endpoint that a service's address was translated to.
+    pub(crate) endpoint: SocketAddrV4,
+    /// It is being opened, used or closed; not merely remembered.
+    pub(crate) alive: bool,
+}
+
+/// A socket to conntrack. Its calls block for as long as the kernel takes, which is no time at all.
+pub(crate) struct Conntrack {
+    socket: Socket,
+}
+
+impl Conntrack {
+    pub(crate) fn open() -> Result<Self, RuntimeError> {
+        let open = || {
+            let mut socket = Socket::new(NETLINK_NETFILTER)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            // A kernel that does not answer must not hold a thread for ever.
+            let limit = nix::sys::time::TimeVal::new(5, 0);
+            // SAFETY: the descriptor is open for as long as `socket`, which outlives this borrow.
+            let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket.as_raw_fd()) };
+            nix::sys::socket::setsockopt(&fd, nix::sys::socket::sockopt::ReceiveTimeout, &limit)?;
+            Ok(socket)
+        };
+        open().map(|socket| Self { socket }).map_err(RuntimeError::conntrack("open"))
+    }
+
+    /// All TCP connections over IPv4, or those whose mark is `mark` in the bits of `mask`.
+    pub(crate) fn list(&mut self, marked: Option<(u32, u32)>) -> Result<Vec<Flow>, RuntimeError> {
+        let attributes = marked.map_or_else(Vec::new, |(mark, mask)| {
+            let mask = DefaultNla::new(CTA_MARK_MASK, mask.to_be_bytes().to_vec());
+            vec![ConntrackAttribute::CtaMark(mark), ConntrackAttribute::Other(mask)]
+        });
+        let mut flows = Vec::new();
+        self.ask(ConntrackMessage::Get(attributes), NLM_F_DUMP, |message| {
+            if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner {
+                flows.extend(flow(attributes));
+            }
+        })
+        .map_err(RuntimeError::conntrack("list"))?;
+        Ok(flows)
+    }
+
+    /// Forgets a connection: its next packet is a stranger's. One that is gone already is no error.
+    pub(crate) fn forget(&mut self, flow: &Flow) -> Result<(), RuntimeError> {
+        let original = ConntrackAttribute::CtaTupleOrig(flow.original.clone());
+        match self.ask(ConntrackMessage::Delete(vec![original]), NLM_F_ACK, |_| {}) {
+            Err(error) if error.raw_os_error() == Some(ENOENT) => Ok(()),
+            other => other.map_err(RuntimeError::conntrack("change")),
+        }
+    }
+
+    fn ask(
+        &mut self,
+        question: ConntrackMessage,
+        flags: u16,
+        mut take: impl FnMut(NetfilterMessage),
+    ) -> io::Result<()> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        let family = NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0);
+        let mut packet = NetlinkMessage::new(header, NetfilterMessage::new(family, question).into());
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        let bad =
+            |error: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
+        let mut buffer = Vec::with_capacity(BUFFER);
+        loop {
+            buffer.clear();
+            self.socket.recv(&mut buffer, 0)?;
+            let mut rest = buffer.as_slice();
+            while !rest.is_empty() {
+                let answer = NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(|e| bad(&e))?;
+                let length = usize::try_from(answer.header.length).unwrap_or(0);
+                match answer.payload {
+                    NetlinkPayload::Done(_) => return Ok(()),
+                    NetlinkPayload::Error(error) => {
+                        return error.code.map_or(Ok(()), |_| Err(error.to_io()));
+                    }
+                    NetlinkPayload::InnerMessage(message) => take(message),
+                    _ => {}
+                }
+                // Messages are padded to four bytes.
+                rest = rest.get(length.next_multiple_of(4).max(4)..).unwrap_or_default();
+            }
+        }
+    }
+}
+
+fn flow(attributes: Vec<ConntrackAttribute>) -> Option<Flow> {
+    let (mut original, mut endpoint, mut alive) = (None, None, false);
+    for attribute in attributes {
+        match attribute {
+            ConntrackAttribute::CtaTupleOrig(tuple) => original = Some(tuple),
+            ConntrackAttribute::CtaTupleReply(tuple) => endpoint = source(&tuple),
+            ConntrackAttribute::CtaProtoInfo(list) => {
+                alive = list.iter().any(|part| match part {
+                    ProtoInfo::TCP(tcp) => tcp
+                        .iter()
+                        .any(|part| matches!(part, ProtoInfoTCP::State(state) if ALIVE.contains(state))),
+                    _ => false,
+                });
+            }
+            _ => {}
+        }
+    }
+    Some(Flow { original: original?, endpoint: endpoint?, alive })
+}
+
+/// Where a TCP tuple comes from.
+fn source(tuple: &[Tuple]) -> Option<SocketAddrV4> {
+    let (mut address, mut port, mut tcp) = (None, None, false);
+    for part in tuple {
+        match part {
+            Tuple::Ip(parts) => {
+                for part in parts {
+                    if let IPTuple::SourceAddress(IpAddr::V4(source)) = part {
+                        address = Some(*source);
+                    }
+                }
+            }
+            Tuple::Proto(parts) => {
+                for part in parts {
+                    match part {
+                        ProtoTuple::Protocol(protocol) => tcp = *protocol == Protocol::Tcp,
+                        ProtoTuple::SourcePort(source) => port = Some(*source),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    tcp.then_some(SocketAddrV4::new(address?, port?))
+}

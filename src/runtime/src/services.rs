@@ -1,0 +1,267 @@
+//! Service addresses: nftables rules that send each new connection to one of a service's endpoints.
+//!
+//! One table of our own, `ip spacecloud`. A change is one transaction: all rules go, all new ones come, and no
+//! packet sees half of it. Connections that exist already are the kernel's conntrack's: they stay where they are.
+//!
+//! ```text
+//!  prerouting (from instances and outside) ─┐   to a service's address ─► services ─► dnat to an endpoint
+//!  output     (from this module itself) ────┤   to an address of ours ──► published ─► dnat to an endpoint
+//!  postrouting ─ masquerade where the answer would otherwise not come back through here
+//!  forward, output ─ what still has a service's address has no endpoint: refused at once
+//! ```
+
+use crate::{RuntimeError, conntrack::Conntrack, routes};
+use model::{Endpoint, InstanceId, Policy, Service, ServicePort, ServiceTable, Subnet};
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddrV4},
+    process::Stdio,
+    time::Duration,
+};
+use tokio::{io::AsyncWriteExt, process::Command};
+
+const TABLE: &str = "spacecloud";
+/// Connections that these rules have translated; the last byte says how they came.
+const MARK: u32 = 0x005c_0000;
+const MARK_MASK: u32 = 0xffff_ff00;
+const TO_SERVICE: u32 = MARK | 1;
+const TO_PUBLISHED: u32 = MARK | 2;
+/// Source addresses are spread over this many buckets, and buckets over endpoints.
+const BUCKETS: u32 = 128;
+/// The same on every module, so that a client meets the same endpoint through each of them.
+const SEED: u32 = 0x005c_0b10;
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// This module's part in all services.
+#[derive(Debug, Clone)]
+pub struct Services {
+    pods: Subnet,
+    address: Option<Ipv4Addr>,
+}
+
+impl Services {
+    /// `pods` is the subnet of the module's instances, `address` its own on the backplane.
+    pub fn new(pods: Subnet, address: Option<Ipv4Addr>) -> Self {
+        Self { pods, address }
+    }
+
+    /// Makes the kernel send connections where `table` says, and forgets those that lead to endpoints which are
+    /// no longer in it. Setting the same again changes nothing.
+    ///
+    /// # Errors
+    /// The kernel or `nft` refuses; the rules are as they were before then.
+    pub async fn set(&self, table: &ServiceTable) -> Result<(), RuntimeError> {
+        routes::set_service_route(table.range, self.address).await?;
+        nft(&ruleset(table, self.pods)).await?;
+        let known: BTreeSet<SocketAddrV4> = table.endpoints().map(address).collect();
+        blocking(move || {
+            let mut conntrack = Conntrack::open()?;
+            for flow in conntrack.list(Some((MARK, MARK_MASK)))? {
+                if !known.contains(&flow.endpoint) {
+                    conntrack.forget(&flow)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// How many connections each of these endpoints of this module has.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub async fn connections(
+        &self,
+        endpoints: &[Endpoint],
+    ) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
+        let mut counts: BTreeMap<InstanceId, u32> =
+            endpoints.iter().map(|e| (e.instance.clone(), 0)).collect();
+        let owners: BTreeMap<SocketAddrV4, InstanceId> =
+            endpoints.iter().map(|e| (address(e), e.instance.clone())).collect();
+        // Those that another module translated bear no mark here.
+        for flow in blocking(|| Conntrack::open()?.list(None)).await? {
+            let owner = owners.get(&flow.endpoint).filter(|_| flow.alive);
+            if let Some(count) = owner.and_then(|id| counts.get_mut(id)) {
+                *count += 1;
+            }
+        }
+        Ok(counts)
+    }
+}
+
+fn address(endpoint: &Endpoint) -> SocketAddrV4 {
+    SocketAddrV4::new(endpoint.address, endpoint.port)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
+) -> Result<T, RuntimeError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(RuntimeError::conntrack("use")(std::io::Error::other(error))),
+    }
+}
+
+/// One transaction.
+async fn nft(commands: &Value) -> Result<(), RuntimeError> {
+    let failed = |reason: String| RuntimeError::Rules { reason };
+    let mut child = Command::new("nft")
+        .args(["-j", "-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| failed(format!("nft cannot be run: {e}; the package nftables has it")))?;
+    let exchange = async {
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(commands.to_string().as_bytes()).await?;
+        }
+        child.wait_with_output().await
+    };
+    match tokio::time::timeout(LIMIT, exchange).await {
+        Err(_) => Err(failed(format!("nft did not end in {}s", LIMIT.as_secs()))),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Ok(Ok(output)) if output.status.success() => Ok(()),
+        Ok(Ok(output)) => Err(failed(String::from_utf8_lossy(&output.stderr).trim().replace('\n', " "))),
+    }
+}
+
+/// Everything that is in the table, as commands of nft's JSON interface (libnftables-json(5)).
+fn ruleset(table: &ServiceTable, pods: Subnet) -> Value {
+    let object = |kind: &str, mut fields: Value| {
+        extend(&mut fields, json!({ "family": "ip", "table": TABLE }));
+        json!({ "add": { kind: fields } })
+    };
+    let hook = |name: &str, kind: &str, hook: &str, priority: i32| {
+        object(
+            "chain",
+            json!({ "name": name, "type": kind, "hook": hook, "prio": priority, "policy": "accept" }),
+        )
+    };
+    let mut commands = vec![
+        json!({ "add": { "table": { "family": "ip", "name": TABLE } } }),
+        object("chain", json!({ "name": "services" })),
+        object("chain", json!({ "name": "published" })),
+        // Before Docker's and the portmap plugin's.
+        hook("prerouting", "nat", "prerouting", -105),
+        hook("output", "nat", "output", -105),
+        hook("postrouting", "nat", "postrouting", 95),
+        hook("refuse-forward", "filter", "forward", -5),
+        hook("refuse-output", "filter", "output", -5),
+        json!({ "flush": { "table": { "family": "ip", "name": TABLE } } }),
+    ];
+    let mut rule = |chain: &str, expr: Vec<Value>| {
+        commands.push(object("rule", json!({ "chain": chain, "expr": expr })))
+    };
+    let to_services = is("==", payload("ip", "daddr"), prefix(table.range));
+    for chain in ["prerouting", "output"] {
+        rule(chain, vec![to_services.clone(), jump("services")]);
+        let loopback = json!({ "prefix": { "addr": "127.0.0.0", "len": 8 } });
+        let ours = vec![
+            is("!=", payload("ip", "daddr"), loopback),
+            is("==", json!({ "fib": { "result": "type", "flags": ["daddr"] } }), json!("local")),
+            jump("published"),
+        ];
+        rule(chain, ours);
+    }
+    for service in &table.services {
+        for port in &service.ports {
+            let Some(target) = target(service, port) else { continue };
+            let dport = |port: u16| is("==", payload("tcp", "dport"), json!(port));
+            let at = is("==", payload("ip", "daddr"), json!(service.address));
+            rule("services", vec![at, dport(port.port), mark(TO_SERVICE), target.clone()]);
+            if let Some(published) = port.published {
+                rule("published", vec![dport(published), mark(TO_PUBLISHED), target]);
+            }
+        }
+    }
+    let from = |subnet: Subnet| is("==", payload("ip", "saddr"), prefix(subnet));
+    let to = |op: &str, subnet: Subnet| is(op, payload("ip", "daddr"), prefix(subnet));
+    let masked = json!({ "&": [{ "ct": { "key": "mark" } }, MARK_MASK] });
+    let ours = is("==", masked, json!(MARK));
+    let masquerade = json!({ "masquerade": null });
+    // Two instances of this module: the answer would go over the bridge alone and nobody would translate it back.
+    rule("postrouting", vec![ours.clone(), from(pods), to("==", pods), masquerade.clone()]);
+    // From outside to another module: that one knows no way back to the client but through here.
+    let published = is("==", json!({ "ct": { "key": "mark" } }), json!(TO_PUBLISHED));
+    rule("postrouting", vec![published, to("!=", pods), masquerade.clone()]);
+    // From this module by an address that others cannot answer to, as the ground link's.
+    let local = is("==", json!({ "fib": { "result": "type", "flags": ["saddr"] } }), json!("local"));
+    rule("postrouting", vec![ours, to("!=", pods), local, masquerade]);
+    for chain in ["refuse-forward", "refuse-output"] {
+        let tcp = is("==", json!({ "meta": { "key": "l4proto" } }), json!("tcp"));
+        rule(chain, vec![to_services.clone(), tcp, json!({ "reject": { "type": "tcp reset" } })]);
+        let unreachable = json!({ "reject": { "type": "icmp", "expr": "port-unreachable" } });
+        rule(chain, vec![to_services.clone(), unreachable]);
+    }
+    json!({ "nftables": commands })
+}
+
+fn extend(fields: &mut Value, more: Value) {
+    if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
+        fields.extend(more);
+    }
+}
+
+fn payload(protocol: &str, field: &str) -> Value {
+    json!({ "payload": { "protocol": protocol, "field": field } })
+}
+
+fn prefix(subnet: Subnet) -> Value {
+    json!({ "prefix": { "addr": subnet.base(), "len": subnet.length() } })
+}
+
+fn is(op: &str, left: Value, right: Value) -> Value {
+    json!({ "match": { "op": op, "left": left, "right": right } })
+}
+
+fn jump(chain: &str) -> Value {
+    json!({ "jump": { "target": chain } })
+}
+
+fn mark(value: u32) -> Value {
+    json!({ "mangle": { "key": { "ct": { "key": "mark" } }, "value": value } })
+}
+
+/// Where new connections to a port go; nothing when nobody is there.
+fn target(service: &Service, port: &ServicePort) -> Option<Value> {
+    let taking: Vec<&Endpoint> = port.endpoints.iter().filter(|e| !e.draining).collect();
+    let place = |e: &Endpoint| json!({ "concat": [e.address, e.port] });
+    if let [only] = taking.as_slice() {
+        return Some(json!({ "dnat": { "addr": only.address, "port": only.port } }));
+    }
+    let (key, entries): (Value, Vec<Value>) = match service.policy {
+        Policy::Source => {
+            let source = payload("ip", "saddr");
+            let hash = json!({ "jhash": { "mod": BUCKETS, "seed": SEED, "expr": source } });
+            let entries = (0..BUCKETS).filter_map(|bucket| {
+                let winner = taking.iter().max_by_key(|e| (rank(bucket, e), e.address, e.port))?;
+                Some(json!([bucket, place(winner)]))
+            });
+            (hash, entries.collect())
+        }
+        Policy::RoundRobin | Policy::LeastConnections => {
+            let turn = json!({ "numgen": { "mode": "inc", "mod": taking.len(), "offset": 0 } });
+            (turn, taking.iter().enumerate().map(|(n, e)| json!([n, place(e)])).collect())
+        }
+    };
+    if entries.is_empty() {
+        return None;
+    }
+    Some(json!({ "dnat": { "family": "ip", "addr": { "map": { "key": key, "data": { "set": entries } } } } }))
+}
+
+/// Highest random weight: when an endpoint comes or goes only its own buckets change hands.
+fn rank(bucket: u32, endpoint: &Endpoint) -> u64 {
+    let seed =
+        (u64::from(u32::from(endpoint.address)) << 32) | (u64::from(endpoint.port) << 16) | u64::from(bucket);
+    // The finalizer of SplitMix64.
+    let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! Services with the real kernel: TCP connections through nftables rules between network namespaces.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod chassis;
+
+use chassis::*;
+use model::{Endpoint, Policy};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+fn module_address(module: u8) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::new(10, 44, 0, module), PUBLISHED)
+}
+
+fn three_pods() -> Vec<Endpoint> {
+    build();
+    vec![add_pod(1, 2), add_pod(1, 3), add_pod(2, 2)]
+}
+
+#[test]
+fn connections_from_everywhere_are_spread_over_all_endpoints() {
+    isolated("connections_from_everywhere_are_spread_over_all_endpoints", || {
+        let endpoints = three_pods();
+        add_pod(2, 9);
+        set(&table(Policy::RoundRobin, &endpoints));
+        let even: std::collections::BTreeMap<String, usize> =
+            [("p12", 4), ("p13", 4), ("p22", 4)].map(|(name, count)| (name.to_owned(), count)).into();
+        for bridge_calls_rules in ["0", "1"] {
+            for module in ["m1", "m2"] {
+                within(module, || {
+                    let setting = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+                    // Where the kernel has no such thing the bridge never asks.
+                    let _ = std::fs::write(setting, bridge_calls_rules);
+                });
+            }
+            // From an endpoint itself, from another instance, from the modules.
+            for from in ["p12", "p22", "p29", "m1", "m2"] {
+                assert_eq!(greetings(from, VIRTUAL, 12), even, "from {from}");
+            }
+            // From outside, which knows the modules' own addresses and nothing else.
+            for module in [1, 2] {
+                assert_eq!(greetings("outside", module_address(module), 12), even, "through module {module}");
+                assert_eq!(greetings("m1", module_address(module), 12), even);
+                assert_eq!(greetings("p12", module_address(module), 12), even);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_draining_endpoint_keeps_its_connections_and_gets_no_new_ones() {
+    isolated("a_draining_endpoint_keeps_its_connections_and_gets_no_new_ones", || {
+        let mut endpoints = three_pods();
+        set(&table(Policy::RoundRobin, &endpoints));
+        let mut talks: Vec<Talk> = (0..3).map(|_| Talk::open("p13", VIRTUAL).unwrap()).collect();
+        let at = talks.iter().position(|t| t.with == "p22").unwrap();
+        let mut old = talks.swap_remove(at);
+        drop(talks);
+        endpoints[2].draining = true;
+        set(&table(Policy::RoundRobin, &endpoints));
+        // What is set again stays as it is.
+        set(&table(Policy::RoundRobin, &endpoints));
+        for n in 0..20 {
+            old.say(&format!("still here {n}")).unwrap();
+        }
+        for from in ["p12", "p13", "p22", "m1", "m2"] {
+            assert_eq!(greetings(from, VIRTUAL, 6).get("p22"), None, "from {from}");
+        }
+        assert_eq!(connections(2, &endpoints[2]), 1);
+        old.say("and still").unwrap();
+        drop(old);
+        until("no connection is left", || connections(2, &endpoints[2]) == 0);
+    });
+}
+
+#[test]
+fn a_connection_to_an_endpoint_that_is_gone_ends_at_once() {
+    isolated("a_connection_to_an_endpoint_that_is_gone_ends_at_once", || {
+        let endpoints = three_pods();
+        set(&table(Policy::RoundRobin, &endpoints));
+        for from in ["p12", "m1", "outside"] {
+            let to = if from == "outside" { module_address(1) } else { VIRTUAL };
+            let mut talks: Vec<Talk> = (0..3).map(|_| Talk::open(from, to).unwrap()).collect();
+            let at = talks.iter().position(|t| t.with == "p22").unwrap();
+            let mut lost = talks.swap_remove(at);
+            // Its module is cut off: nobody would ever answer.
+            run("ip link set m2 down");
+            within("m1", || block_on(services(1).set(&table(Policy::RoundRobin, &endpoints[..2])))).unwrap();
+            let error = lost.say("anybody there?").unwrap_err();
+            assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "{from} waited for ever");
+            for talk in &mut talks {
+                talk.say("the others go on").unwrap();
+            }
+            assert_eq!(greetings(from, to, 4).get("p22"), None);
+            run("ip link set m2 up");
+            set(&table(Policy::RoundRobin, &endpoints));
+            until("the module is back", || greetings(from, to, 3).len() == 3);
+        }
+    });
+}
+
+#[test]
+fn a_service_without_endpoints_refuses() {
+    isolated("a_service_without_endpoints_refuses", || {
+        build();
+        add_pod(1, 2);
+        set(&table(Policy::RoundRobin, &[]));
+        for (from, to) in
+            [("p12", VIRTUAL), ("m1", VIRTUAL), ("outside", module_address(1)), ("p12", module_address(2))]
+        {
+            let error = Talk::open(from, to).err().unwrap();
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{from} to {to}: {error}");
+        }
+    });
+}
+
+#[test]
+fn a_source_meets_the_same_endpoint_through_every_module() {
+    isolated("a_source_meets_the_same_endpoint_through_every_module", || {
+        let endpoints = three_pods();
+        set(&table(Policy::Source, &endpoints));
+        let first = greetings("outside", module_address(1), 8);
+        assert_eq!(first.len(), 1, "{first:?}");
+        assert_eq!(greetings("outside", module_address(2), 8), first);
+        // Sources are spread: of twenty addresses not all meet the same one.
+        let mut met = std::collections::BTreeSet::new();
+        for host in 101..121 {
+            run(&format!("ip -n outside address replace 10.44.0.{host}/24 dev bp0"));
+            run(&format!("ip -n outside route replace 10.44.0.1 dev bp0 src 10.44.0.{host}"));
+            let seen = greetings("outside", module_address(1), 2);
+            assert_eq!(seen.len(), 1, "{seen:?}");
+            met.extend(seen.into_keys());
+        }
+        assert_eq!(met.len(), 3, "{met:?}");
+    });
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
