@@ -1,6 +1,7 @@
 //! spacecloud.toml.
 
 use model::{Bytes, Name, Subnet, Timing};
+use planner::pool::unit::UnitPolicy;
 use runtime::{AcceleratorSlot, Accelerators, Fence};
 use serde::Deserialize;
 use std::{
@@ -52,6 +53,9 @@ pub struct Config {
     /// The agent.
     #[serde(default)]
     pub agent: AgentConfig,
+    /// How the paper's unit level weighs, filters and reserves (strategy `multilevel`).
+    #[serde(default)]
+    pub placement: UnitPolicy,
     /// How quickly things are noticed; the server's is what counts.
     #[serde(default)]
     pub timing: Timing,
@@ -217,6 +221,7 @@ impl Config {
                 names.listen
             )));
         }
+        config.placement.check().map_err(|e| refuse(format!("placement.{e}")))?;
         config.check_accelerators().map_err(refuse)?;
         Ok(config)
     }
@@ -349,6 +354,9 @@ mod tests {
                 "[[agent.accelerators]]\nnumber=1\npcie_slot='5'\n[[agent.accelerators]]\nnumber=2\npcie_slot='5'",
                 "used twice",
             ),
+            ("[placement]\nscore = { gpu = nan }", "placement.score.gpu"),
+            ("[placement]\nthreshold = { gpu = 1.5 }", "placement.threshold.gpu"),
+            ("[placement]\nscore = { cpu = 0, memory = 0, disk = 0, gpu = 0, match = 0 }", "sum to nothing"),
             ("[[agent.accelerators]]\nnumber=-1\npcie_slot='5'", "u32"),
             ("[[agent.accelerators]]\nnumber=1\npcie_slot='../5'", "is no slot"),
         ] {

@@ -40,6 +40,10 @@ pub enum Strategy {
     Tiling,
     /// The pool paper's multi-level queue.
     Multilevel,
+    /// Fragmentation gradient descent (Weng et al., 2023).
+    Fgd,
+    /// Ours: what keeps free accelerators worth the most.
+    Spacecloud,
 }
 
 /// What one instance asks for.
@@ -288,13 +292,6 @@ impl AppSpec {
         }
         self.check_window()?;
         self.check_accelerators()?;
-        if matches!(self.strategy, Strategy::Tiling | Strategy::Multilevel) {
-            return Err(unsupported(
-                "strategy",
-                format!("{:?}", self.strategy).to_lowercase(),
-                "use spread or binpack",
-            ));
-        }
         if self.replicas > Self::REPLICA_LIMIT {
             return Err(SpecError::value("replicas", self.replicas, "is more than 1000"));
         }

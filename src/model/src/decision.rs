@@ -54,6 +54,9 @@ pub struct Decision {
     /// The strategy that scored.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub strategy: String,
+    /// What the operator should be alarmed about: a reserve that could not be kept.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub alarm: String,
     /// The filters that every module went through, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<String>,

@@ -10,8 +10,8 @@
 //!  ④ enough others on the same module? ──yes──► those are taken ──no───► unit level
 //! ```
 
-use crate::{core::Core, place::Ask, usage::Usage};
-use model::{Binding, Candidate, Kind, Milli, Name, Strategy};
+use crate::{core::Core, place::Ask, strategies::has_device_level, usage::Usage};
+use model::{Binding, Candidate, Milli, Name};
 use std::collections::BTreeMap;
 
 /// What the queue says: the words for the explanation, and what is taken, if something is.
@@ -33,7 +33,7 @@ impl Core {
         usages: &BTreeMap<&Name, Usage>,
     ) -> Option<DeviceLevel> {
         let spec = ask.spec;
-        if spec.kind == Kind::App && spec.strategy != Strategy::Multilevel {
+        if !has_device_level(spec.kind, spec.strategy) {
             return None;
         }
         let unit = |words: String| {

@@ -23,6 +23,7 @@ mod histories;
 mod history;
 mod lease;
 mod link;
+mod load;
 mod out_of_use;
 mod place;
 pub mod pool;
@@ -34,6 +35,7 @@ mod resize;
 mod resources;
 mod rollout;
 mod service;
+mod strategies;
 mod tasks;
 #[cfg(test)]
 mod testing;

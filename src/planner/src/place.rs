@@ -9,6 +9,7 @@
 use crate::{
     core::Core,
     device_queue::DeviceLevel,
+    strategies::{chosen_strategy, filters, pooled, score},
     usage::{Except, Hold, Usage, Window, by_module},
 };
 use model::{
@@ -199,16 +200,26 @@ impl Core {
             let verdict = Verdict::Score(score);
             candidates.push(Candidate { module: module.name.clone(), verdict, failed, scores });
         }
+        let mut alarm = String::new();
+        let mut wanted = Binding::default();
+        let mut best = best.map(|(.., name)| name.clone());
+        if let Some(pooled) = pooled(strategy) {
+            let chosen = self.choose_by_pool(ask, pooled, &usages, &mut candidates);
+            best = chosen.as_ref().map(|c| c.module.clone());
+            if let Some(chosen) = chosen {
+                (wanted, alarm) = (chosen.wanted, chosen.alarm.unwrap_or_default());
+            }
+        }
         let level = self
             .preferred(ask, &candidates, &usages)
             .or_else(|| self.device_level(ask, &candidates, &usages))
             .unwrap_or_default();
         let (chosen, binding) = match level.taken {
             Some((name, binding)) => (Some(name), binding),
-            None => match best.and_then(|(.., name)| self.modules.get(name)) {
+            None => match best.and_then(|name| self.modules.get(&name)) {
                 Some(module) => {
                     let usage = usages.get(&module.name).unwrap_or(&nothing);
-                    let bound = self.bind(module, usage, ask.spec, &Binding::default());
+                    let bound = self.bind(module, usage, ask.spec, &wanted);
                     (bound.is_some().then(|| module.name.clone()), bound.unwrap_or_default())
                 }
                 None => (None, Binding::default()),
@@ -220,7 +231,8 @@ impl Core {
             binding,
             level: level.words,
             strategy: format!("{strategy:?}").to_lowercase(),
-            filters: FILTERS.map(str::to_owned).to_vec(),
+            filters: filters(strategy),
+            alarm,
             candidates,
             at: self.now.wall,
         }
@@ -358,34 +370,4 @@ impl Core {
 /// Those that are published by a service belong to no module.
 pub(crate) fn own_host_ports(spec: &AppSpec) -> impl Iterator<Item = u16> {
     spec.ports.iter().filter(|p| p.service.is_none()).filter_map(|p| p.host)
-}
-
-/// What `auto` stands for.
-fn chosen_strategy(spec: &AppSpec) -> Strategy {
-    match spec.strategy {
-        Strategy::Auto if spec.resources.gpu.0 > 0 => Strategy::Binpack,
-        Strategy::Auto => Strategy::Spread,
-        named => named,
-    }
-}
-
-/// 0 to 100, and what it is made of. Spread and binpack are Kubernetes' LeastAllocated and MostAllocated over CPU,
-/// memory and, where they are asked for, accelerators; an app that asks for nothing is still seen through the
-/// number of instances.
-fn score(strategy: Strategy, module: &Module, load: &Load, spec: &AppSpec) -> (f64, BTreeMap<String, f64>) {
-    let (asked, has) = (&spec.resources, &module.capacity);
-    let mut shares = vec![
-        ("cpu", share(load.cpu.saturating_add(asked.cpu.0), has.cpu.0)),
-        ("memory", share(load.memory.saturating_add(asked.memory.0), has.memory.0)),
-    ];
-    if asked.gpu.0 > 0 {
-        shares.push(("gpu", share(load.gpu.saturating_add(asked.gpu.0), has.gpu().0)));
-    }
-    let points = |taken: f64| {
-        let score = if strategy == Strategy::Binpack { 100.0 * taken } else { 100.0 - 100.0 * taken };
-        (score * 100.0).round() / 100.0
-    };
-    let mean = shares.iter().map(|(_, taken)| taken).sum::<f64>() / shares.len() as f64;
-    let scores = shares.into_iter().map(|(name, taken)| (name.to_owned(), points(taken))).collect();
-    (points(mean), scores)
 }

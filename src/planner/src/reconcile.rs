@@ -200,6 +200,9 @@ impl Core {
         } else {
             self.event(Severity::Warning, instance.id.replica(), "Pending", message.clone());
         }
+        if decision.chosen.is_some() && !decision.alarm.is_empty() {
+            self.event(Severity::Warning, instance.id.replica(), "Reserve", decision.alarm.clone());
+        }
         instance.module.clone_from(&decision.chosen);
         instance.binding.clone_from(&decision.binding);
         instance.message = message;

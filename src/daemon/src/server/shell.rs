@@ -47,7 +47,8 @@ impl Shell {
         std::fs::create_dir_all(&config.state)
             .with_context(|| format!("cannot create {}", config.state.display()))?;
         let mut store = Sqlite::open(&config.state.join("state.db"))?;
-        let core = Core::load(store.load()?, config.timing, now()).with_services(config.server.services);
+        let mut core = Core::load(store.load()?, config.timing, now()).with_services(config.server.services);
+        core.set_policy(config.placement);
         let (commands, inbox) = channel();
         let (publish, snapshots) = watch::channel(snapshot(&core));
         let owner = Owner {

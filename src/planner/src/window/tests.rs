@@ -229,7 +229,9 @@ fn a_module_that_is_lost_for_good_is_forgotten_with_its_resources() {
 #[test]
 fn parts_of_one_accelerator_are_shared_and_never_more_than_the_whole() {
     let mut bench = Bench::new(&[2]);
-    let part = |n: u32, share: &str| spec(&format!("p{n}"), &format!("resources = {{ gpu = '{share}' }}"));
+    let part = |n: u32, share: &str| {
+        spec(&format!("p{n}"), &format!("strategy = 'binpack'\nresources = {{ gpu = '{share}' }}"))
+    };
     bench.apply(vec![part(1, "500m"), part(2, "500m"), part(3, "700m"), part(4, "400m")]).unwrap();
     bench.run(1_000);
     let places: Vec<String> = (1..=4).map(|n| bench.place(&format!("p{n}"))).collect();
