@@ -14,7 +14,11 @@ help:
 	@echo "make test          test-unit and test-chassis, as the continuous integration runs it"
 	@echo "make test-unit     fast tests, no emulation"
 	@echo "make test-chassis  tests on three modules in QEMU, and on three that are namespaces of this host"
+	@echo "make test-kernel   the kernel features against a kernel's source"
+	@echo "make kernel        a slim real-time kernel with just these features, and the scenario on it"
 	@echo "make image         the twin image alone"
+	@echo "make layer-check   the Yocto layer against real metadata (LAYERS=DIR; see docs/building.md)"
+	@echo "make crates        the recipes' crates from Cargo.lock"
 	@echo "make lint          format, clippy, licences and advisories"
 	@echo "make bench         measured figures, as ratios where there is a peer"
 	@echo "make clean         build results of this clone (the image cache stays; see docs/simulator.md)"
@@ -22,7 +26,7 @@ help:
 # One list, one place: qemu-tests/host-packages.
 host:
 	@missing=$$(sed 's/#.*//' qemu-tests/host-packages | tr -s ' \t' '\n' | grep . | while read -r p; do \
-	  dpkg-query -W -f '$${Status}' "$$p" 2>/dev/null | grep -q 'ok installed' || echo "$$p"; done); \
+	  dpkg-query -W -f '$${Status}' $$(echo "$$p" | tr '|' ' ') 2>/dev/null | grep -q 'ok installed' || echo "$${p%%|*}"; done); \
 	if [ -n "$$missing" ]; then \
 	  $(SAY) "installing host packages:" $$missing; \
 	  [ -z "$(SUDO)" ] || command -v $(SUDO) >/dev/null || { echo "that needs root: run it as root, or install sudo"; exit 1; }; \
@@ -45,12 +49,29 @@ demo: programs
 	@$(SAY) "the demo: three modules in QEMU"
 	$(CARGO) run -q --locked -p spacesim -- demo $(if $(KEEP),--keep)
 
-test: test-unit test-chassis
+test: test-unit test-kernel test-chassis
 	@$(SAY) "all tests passed"
 
 test-unit: host
 	@$(SAY) "unit, property and loopback tests"
 	$(CARGO) test --locked --workspace
+
+.PHONY: test-kernel kernel crates layer-check
+test-kernel: host
+	@$(SAY) "kernel features on the default configurations of x86-64 and arm64 (source cached outside the clone)"
+	$(CARGO) test --locked -p spacesim --features kernel --test kernel -- --nocapture
+
+kernel: programs
+	@$(SAY) "the slim kernel (some 20 minutes of processor time, once), then the scenario on it"
+	$(CARGO) run -q --locked -p spacesim -- kernel build
+	$(CARGO) run -q --locked -p spacesim -- demo --kernel built
+
+crates: host
+	SPACECLOUD_UPDATE_CRATES=1 $(CARGO) test -q --locked -p spacesim --test layer crates
+
+layer-check:
+	@[ -n "$(LAYERS)" ] || { echo "make layer-check LAYERS=DIR; what DIR must hold: docs/building.md"; exit 64; }
+	meta-spacecloud/scripts/check-layer "$(LAYERS)"
 
 test-chassis: programs
 	@$(SAY) "three modules in QEMU, and three that are namespaces of this host (which takes root)"
@@ -70,6 +91,8 @@ lint: lint-quick
 bench: programs
 	@$(SAY) "figures of this machine, beside their limits"
 	$(CARGO) run -q --locked -p spacesim -- demo
+	@$(SAY) "the registry beside docker-registry and nginx"
+	$(CARGO) bench -q --locked -p registry --bench rivals
 
 clean:
 	$(CARGO) clean

@@ -8,7 +8,7 @@ use crate::host::{self, HeldPorts};
 use crate::image::{self, Image, Layers};
 use crate::module::Module;
 use crate::netns::{self, Cgroups, Ground, Namespaced, Software, Switch};
-use crate::qemu::Start;
+use crate::qemu::{Slots, Start};
 use crate::run_dir::{ModulePaths, RunDir};
 use crate::spawner::Spawner;
 use crate::{Limit, Provision, SimError, tsc};
@@ -41,6 +41,9 @@ pub struct Plan {
     pub dir: PathBuf,
     /// What each module finds on its identity disk; a slot that is not listed finds an empty one.
     pub identities: BTreeMap<u16, Provision>,
+    /// Modules that boot from root slots of their own, through firmware and boot manager; the others boot directly. QEMU
+    /// only.
+    pub slots: BTreeMap<u16, Slots>,
     /// Start with the virtual CPUs halted, to look at a boot from its first instruction. QEMU only.
     pub paused: bool,
     /// What modules are made of.
@@ -50,10 +53,20 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The kernel's arguments on a module that boots from slots: as a direct boot has them, but for the slot's number,
+    /// which the firmware knows.
+    #[must_use]
+    pub fn slot_arguments() -> String {
+        let all = Image::kernel_arguments(0);
+        let words = all.split_whitespace().filter(|word| !word.starts_with("spacecloud.slot="));
+        let clock = tsc::kilohertz().map(|khz| format!("tsc_early_khz={khz}"));
+        words.map(str::to_owned).chain(clock).collect::<Vec<_>>().join(" ")
+    }
+
     /// A plan without identities.
     pub fn new(chassis: ChassisFile, image: Image, dir: impl Into<PathBuf>) -> Self {
-        let (identities, backplane, software) = Default::default();
-        Self { chassis, image, dir: dir.into(), identities, paused: false, backplane, software }
+        let (identities, slots, backplane, software) = Default::default();
+        Self { chassis, image, dir: dir.into(), identities, slots, paused: false, backplane, software }
     }
 
     /// The same on another backplane.
@@ -210,6 +223,7 @@ fn emulate(
             paths,
             ports,
             image: Arc::clone(&image),
+            slots: plan.slots.remove(&slot.number),
             spawner: Arc::clone(&spawner),
             backplane: Arc::clone(&backplane),
             start,

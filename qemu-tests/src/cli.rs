@@ -6,7 +6,7 @@ mod up;
 mod verbs;
 
 use crate::wire::PowerChange;
-use crate::{BackplaneKind, ChassisFile, SimError, run_dir};
+use crate::{BackplaneKind, ChassisFile, SimError, run_dir, twin};
 use clap::{Args, Parser, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -75,11 +75,17 @@ enum Verb {
     /// The twin image
     #[command(subcommand)]
     Image(ImageVerb),
+    /// The slim kernel from kernel-config/
+    #[command(subcommand)]
+    Kernel(KernelVerb),
     /// Run the scenario: ten apps on three modules, one of which is lost and comes back
     Demo {
         /// Leave the chassis up at the end
         #[arg(long)]
         keep: bool,
+        /// Boot this kernel instead of the twin's: a file, or `built` for the slim one from kernel-config/
+        #[arg(long, value_name = "FILE|built")]
+        kernel: Option<PathBuf>,
         /// Where the picture of the migration goes
         #[arg(long, value_name = "FILE", default_value = "migration.svg")]
         picture: PathBuf,
@@ -100,6 +106,12 @@ enum ImageVerb {
     Build,
 }
 
+#[derive(Debug, Subcommand)]
+enum KernelVerb {
+    /// Build it if it is not in the cache: some 20 minutes of processor time
+    Build,
+}
+
 impl Cli {
     /// Does what was asked.
     pub fn run(self) -> Result<ExitCode, SimError> {
@@ -116,11 +128,15 @@ impl Cli {
                 println!("{}\n{}", image.base.display(), image.programs.display());
                 ExitCode::SUCCESS
             }),
-            Verb::Demo { keep, picture } => {
+            Verb::Kernel(KernelVerb::Build) => up::stepwise("kernel", twin::build_kernel).map(|kernel| {
+                println!("{} {}\n{}", kernel.release, kernel.vmlinux.display(), kernel.bzimage.display());
+                ExitCode::SUCCESS
+            }),
+            Verb::Demo { keep, kernel, picture } => {
                 let (_, chassis) = place.chassis()?;
                 let dir = place.dir_of(&format!("{}-demo", chassis.name))?;
                 let backplane = place.backplane;
-                crate::demo::run(&crate::demo::Options { dir, picture, keep, backplane })?;
+                crate::demo::run(&crate::demo::Options { dir, picture, keep, backplane, kernel })?;
                 Ok(ExitCode::SUCCESS)
             }
             Verb::Bench(bench) => bench.run(&place),

@@ -27,6 +27,8 @@ pub struct Options {
     pub keep: bool,
     /// What modules are made of.
     pub backplane: BackplaneKind,
+    /// The kernel to boot instead of the twin's; see [`twin::with_kernel`].
+    pub kernel: Option<PathBuf>,
 }
 
 /// The bars of a terminal, or plain lines elsewhere.
@@ -107,11 +109,15 @@ pub fn run(options: &Options) -> Result<(), SimError> {
     let mut screen = Screen::new();
     let chassis = ChassisFile::parse(CHASSIS).map_err(|reason| SimError::Refused { reason })?;
     let mut cold = false;
-    let image = twin::ensure(&mut |step| {
+    let mut show = |step: image::Step| {
         cold = true;
         screen.line(&format!("image: {} ({}/{})", step.name, step.done, step.total));
         screen.progress(&format!("image: {}", step.name), step.done, step.total);
-    })?;
+    };
+    let mut image = twin::ensure(&mut show)?;
+    if let Some(kernel) = &options.kernel {
+        image = twin::with_kernel(image, kernel, &mut show)?;
+    }
     let cache = image::default_cache().map_err(|e| SimError::Image(Box::new(e)))?;
     let app = image::demo::demo_app(&cache).map_err(|e| SimError::Image(Box::new(e)))?;
     let mut plan = Plan::new(chassis, image, &options.dir).on(options.backplane);

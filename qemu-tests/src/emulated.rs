@@ -7,7 +7,7 @@ use crate::control::{Control, Output};
 use crate::host;
 use crate::image::Image;
 use crate::module::{Link, Power};
-use crate::qemu::{self, GroundPorts, Start};
+use crate::qemu::{self, GroundPorts, Slots, Start};
 use crate::run_dir::ModulePaths;
 use crate::spawner::Spawner;
 use crate::{Limit, Provision, Qmp, SimError, Times, wait_for, within};
@@ -25,6 +25,7 @@ pub(crate) struct Emulated {
     paths: ModulePaths,
     ports: GroundPorts,
     image: Arc<Image>,
+    slots: Option<Slots>,
     spawner: Arc<Spawner>,
     backplane: Arc<Backplane>,
     start: Start,
@@ -49,6 +50,7 @@ pub(crate) struct Parts {
     pub(crate) paths: ModulePaths,
     pub(crate) ports: GroundPorts,
     pub(crate) image: Arc<Image>,
+    pub(crate) slots: Option<Slots>,
     pub(crate) spawner: Arc<Spawner>,
     pub(crate) backplane: Arc<Backplane>,
     pub(crate) start: Start,
@@ -58,10 +60,23 @@ pub(crate) struct Parts {
 impl Emulated {
     /// A board without power.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { slot, paths, ports, image, spawner, backplane, start, identity } = parts;
+        let Parts { slot, paths, ports, image, slots, spawner, backplane, start, identity } = parts;
         let (power, unplugged) = (Mutex::new(None), AtomicBool::new(false));
         let (identity, taken_out) = (Mutex::new(identity), Mutex::default());
-        Self { slot, paths, ports, image, spawner, backplane, start, identity, taken_out, power, unplugged }
+        Self {
+            slot,
+            paths,
+            ports,
+            image,
+            slots,
+            spawner,
+            backplane,
+            start,
+            identity,
+            taken_out,
+            power,
+            unplugged,
+        }
     }
 
     fn slot(&self) -> u16 {
@@ -83,7 +98,8 @@ impl Emulated {
         for accelerator in slot.accelerators.iter_mut().filter(|a| out.contains(&a.number)) {
             accelerator.empty = true;
         }
-        let mut command = qemu::command(&slot, &self.image, paths, self.ports, self.start);
+        let mut command =
+            qemu::command(&slot, &self.image, paths, self.ports, self.start, self.slots.as_ref());
         host::with_admin_path(&mut command);
         command
             .stdin(std::process::Stdio::null())

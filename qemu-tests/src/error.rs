@@ -38,6 +38,15 @@ pub enum SimError {
     /// The image could not be built.
     #[error("the twin image could not be built")]
     Image(#[source] Box<crate::image::ImageError>),
+    /// A kernel could not be built.
+    #[error("the kernel could not be built")]
+    Kernel(#[source] Box<crate::image::ImageError>),
+    /// The kernel to boot is no file.
+    #[error("{} is no kernel file; name one, or `built` for the one that `spacesim kernel build` makes", path.display())]
+    NoKernel {
+        /// What was named.
+        path: PathBuf,
+    },
     /// Our programs are nowhere.
     #[error(
         "spacecloudd, space-registry and spacectl are not built; run `cargo build --release`, or name their folder in {variable}"

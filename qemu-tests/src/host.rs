@@ -10,9 +10,9 @@ use std::path::Path;
 use std::process::Command;
 
 /// File system and network tools are not on everyone's PATH.
-pub(crate) fn with_admin_path(command: &mut Command) {
+pub(crate) fn with_admin_path(command: &mut Command) -> &mut Command {
     let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin"));
+    command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin"))
 }
 
 /// Why a program did not start.

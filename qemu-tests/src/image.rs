@@ -14,9 +14,11 @@
 mod base;
 mod cache;
 pub mod demo;
+pub mod kernel;
 pub mod kernel_config;
 mod layers;
 mod programs;
+pub mod slots;
 mod vmlinux;
 
 use std::path::{Path, PathBuf};
@@ -41,6 +43,17 @@ pub struct Image {
     pub kernel_release: String,
     /// The configuration that the kernel was built with.
     pub kernel_config: PathBuf,
+    /// What a module that boots from slots has on its ESP beside the initramfs.
+    pub firmware: Option<Firmware>,
+}
+
+/// What the firmware of a module with slots loads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Firmware {
+    /// systemd-boot.
+    pub manager: PathBuf,
+    /// The kernel with its EFI stub and decompressor.
+    pub kernel: PathBuf,
 }
 
 impl Image {
@@ -120,6 +133,35 @@ pub enum ImageError {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// A kernel configuration lacks what was asked for, because something that it depends on is off.
+    #[error("the kernel configuration lacks what a fragment asks for: {lacking}")]
+    Options {
+        /// Fragment and option, with what is wrong.
+        lacking: String,
+    },
+    /// A fragment asks for an option that this kernel does not have.
+    #[error("the kernel has no such option: {options}; is it misspelt, or of another version?")]
+    NoSuchOption {
+        /// Fragment and option.
+        options: String,
+    },
+    /// An image that has no boot manager was to be put into a slot.
+    #[error("this image has no boot manager and no kernel for one: only the twin can be put into slots")]
+    NoFirmware,
+    /// veritysetup did not say what the root hash is.
+    #[error("veritysetup printed no root hash for {}", path.display())]
+    NoRootHash {
+        /// The slot's image.
+        path: PathBuf,
+    },
+    /// A slot's image does not fit into a slot.
+    #[error("{} does not fit into a slot of {limit} bytes", path.display())]
+    TooBig {
+        /// The slot's image.
+        path: PathBuf,
+        /// A slot's length in bytes.
+        limit: u64,
+    },
     /// There is no place for the cache.
     #[error("neither SPACECLOUD_CACHE, XDG_CACHE_HOME nor HOME is set: no place for the image cache")]
     NoCache,
@@ -161,6 +203,7 @@ pub fn ensure(
         programs: layer,
         kernel_release,
         kernel_config: base.join("kernel-config"),
+        firmware: Some(Firmware { manager: base.join("boot.efi"), kernel: base.join("vmlinuz") }),
     })
 }
 

@@ -51,7 +51,7 @@ pub use error::SimError;
 pub use module::{Link, Module, Power};
 pub use netns::Software;
 pub use provision::{Owner, Provision};
-pub use qemu::{GroundPorts, PROGRAM as QEMU, backplane_mac, ground_mac};
+pub use qemu::{FIRMWARE_VARIABLES, GroundPorts, PROGRAM as QEMU, Slots, backplane_mac, ground_mac};
 pub use qmp::Qmp;
 pub use run_dir::{console, default_dir, is_taken, supervisor_log, supervisor_socket};
 pub use spawner::Spawner;

@@ -1,7 +1,7 @@
 //! What a chassis is provisioned with at each `up`: a CA of its own, a join token, an admin's certificate. All made
 //! at run time, none of it kept longer than the run directory.
 
-use crate::{Provision, SimError};
+use crate::{Owner, Provision, SimError};
 use identity::{Authority, Credentials, Role, Token, fingerprint};
 use std::{
     fs,
@@ -26,6 +26,21 @@ settle = "20s"
 move_limit = "3min"
 "#;
 
+const REGISTRY: &str = include_str!("../../meta-spacecloud/recipes-core/spacecloud-conf/files/registry.toml");
+const IMAGES_FROM: &str = "/etc/containerd/certs.d/registry.spacecloud:5000/hosts.toml";
+
+/// Where containerd gets images from: the registry by its name, then those that follow it, in order.
+fn images_from(replicas: &[u16]) -> String {
+    let first = ["registry.spacecloud".to_owned()];
+    let hosts = first.into_iter().chain(replicas.iter().map(|number| format!("module-{number}")));
+    let host = |name: String| {
+        format!(
+            "\n[host.\"https://{name}:5000\"]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = \"/var/lib/spacecloud/tls/ca.pem\"\n"
+        )
+    };
+    format!("server = \"https://registry.spacecloud:5000\"\n{}", hosts.map(host).collect::<String>())
+}
+
 fn failed(error: &impl std::fmt::Display) -> SimError {
     SimError::Refused { reason: format!("cannot make the chassis's certificates: {error}") }
 }
@@ -42,8 +57,19 @@ impl Papers {
         Ok(Self { authority: kept, admin, token })
     }
 
-    /// What the module with these roles is given. `configuration` is laid over spacecloudd's own.
-    pub fn for_module(&self, server: bool, registry: bool, configuration: &str) -> Provision {
+    /// What the module with these roles is given. `replicas` are the modules whose registry follows the server's;
+    /// `configuration` is laid over spacecloudd's own.
+    ///
+    /// # Errors
+    /// A certificate cannot be made.
+    pub fn for_module(
+        &self,
+        number: u16,
+        server: bool,
+        registry: bool,
+        replicas: &[u16],
+        configuration: &str,
+    ) -> Result<Provision, SimError> {
         let drop_in = "/etc/spacecloud/spacecloud.toml.d/10-simulator.toml";
         let mut provision = Provision::new().file("/etc/spacecloud/token", 0o600, self.token.reveal()).file(
             drop_in,
@@ -58,7 +84,31 @@ impl Papers {
         if registry {
             provision = provision.file("/etc/spacecloud/registry.enabled", 0o644, "");
         }
-        provision
+        if replicas.contains(&number) {
+            provision = self.replica(provision, number)?;
+        }
+        if !replicas.is_empty() {
+            provision = provision.file(IMAGES_FROM, 0o644, images_from(replicas));
+        }
+        Ok(provision)
+    }
+
+    /// A registry that follows the server's: its certificate, which the server makes only for its own, and its
+    /// configuration.
+    fn replica(&self, provision: Provision, number: u16) -> Result<Provision, SimError> {
+        let names = [format!("module-{number}"), "localhost".into(), "127.0.0.1".into()];
+        let issued = self.authority()?.issue(&Role::Server, &names).map_err(|e| failed(&e))?;
+        let chain = format!("{}{}", issued.certificate, self.authority.certificate);
+        let own = || Owner::named("space-registry");
+        let followed = format!("{REGISTRY}\n[[replica]]\nurl = \"https://registry.spacecloud:5000\"\n");
+        Ok(provision
+            .file_of("/var/lib/space-registry/tls/registry.crt", 0o644, own(), chain)
+            .file_of("/var/lib/space-registry/tls/registry.key", 0o600, own(), issued.key)
+            .file("/etc/spacecloud/registry.toml", 0o644, followed))
+    }
+
+    fn authority(&self) -> Result<Authority, SimError> {
+        Authority::load(&self.authority).map_err(|e| failed(&e))
     }
 
     /// Writes spacectl's configuration and what it names into `directory`; answers the configuration's path.

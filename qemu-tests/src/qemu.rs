@@ -3,7 +3,7 @@
 use crate::chassis_file::Slot;
 use crate::image::Image;
 use crate::run_dir::ModulePaths;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The program that emulates a module.
@@ -45,6 +45,22 @@ pub(crate) struct Start {
     pub(crate) tsc_khz: Option<u64>,
 }
 
+/// What a module that boots from root slots has of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Slots {
+    /// ESP and two root slots; see [`crate::image::slots::disk`].
+    pub disk: PathBuf,
+    /// The firmware's variables.
+    pub variables: PathBuf,
+    /// Further disks, read-only: virtio serial and file.
+    pub extra: Vec<(String, PathBuf)>,
+}
+
+/// UEFI for PCs, from Debian's package ovmf; its variables' template lies beside it.
+const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+/// The template of the firmware's variables.
+pub const FIRMWARE_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+
 /// The whole command.
 pub(crate) fn command(
     slot: &Slot,
@@ -52,27 +68,61 @@ pub(crate) fn command(
     paths: &ModulePaths,
     ports: GroundPorts,
     start: Start,
+    slots: Option<&Slots>,
 ) -> Command {
     let mut qemu = Command::new(PROGRAM);
     qemu.args(["-name", &format!("module-{}", slot.number)]);
     // Emulation with one host thread: with more, a guest that patches its own code panicked.
     qemu.args(["-M", "q35", "-accel", "tcg,thread=single", "-cpu", "max,la57=off"]);
-    qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]);
     qemu.args(["-smp", &slot.cores.to_string(), "-m", &format!("{}M", slot.memory.0 >> 20)]);
-    qemu.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initrd);
-    let mut arguments = Image::kernel_arguments(u8::try_from(slot.number).unwrap_or(u8::MAX));
-    if let Some(khz) = start.tsc_khz {
-        arguments.push_str(&format!(" tsc_early_khz={khz}"));
+    if let Some(slots) = slots {
+        firmware(&mut qemu, slot.number, slots);
+    } else {
+        direct(&mut qemu, slot.number, image, start);
     }
-    qemu.args(["-append", &arguments]);
     channels(&mut qemu, paths);
-    disks(&mut qemu, image, paths);
+    disks(&mut qemu, paths);
     networks(&mut qemu, slot.number, paths, ports);
     accelerators(&mut qemu, slot);
     if start.paused {
         qemu.arg("-S");
     }
     qemu
+}
+
+/// QEMU loads the kernel; base and programs are disks that all modules share.
+fn direct(qemu: &mut Command, slot: u16, image: &Image, start: Start) {
+    qemu.arg("-no-reboot").arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initrd);
+    let mut arguments = Image::kernel_arguments(u8::try_from(slot).unwrap_or(u8::MAX));
+    if let Some(khz) = start.tsc_khz {
+        arguments.push_str(&format!(" tsc_early_khz={khz}"));
+    }
+    qemu.args(["-append", &arguments]);
+    for (serial, file) in [("base", &image.base), ("programs", &image.programs)] {
+        disk(qemu, serial, file, "readonly=on,file.locking=off");
+    }
+}
+
+/// UEFI starts systemd-boot from the module's own disk; a reset is a reset.
+fn firmware(qemu: &mut Command, slot: u16, slots: &Slots) {
+    let code = option(Path::new(FIRMWARE));
+    qemu.args(["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={code}")]);
+    let variables = option(&slots.variables);
+    qemu.args(["-drive", &format!("if=pflash,unit=1,format=raw,file={variables}")]);
+    // The slot's number, as a chassis' firmware would know it.
+    qemu.args(["-smbios", &format!("type=3,asset=slot-{slot}")]);
+    disk(qemu, "slots", &slots.disk, "readonly=off");
+    for (serial, file) in &slots.extra {
+        disk(qemu, serial, file, "readonly=on,file.locking=off");
+    }
+}
+
+fn disk(qemu: &mut Command, serial: &str, file: &Path, access: &str) {
+    let file = option(file);
+    let first = if serial == "slots" { ",bootindex=0" } else { "" };
+    qemu.args(["-drive", &format!("if=none,id={serial},file={file},format=raw,cache=unsafe,{access}")]);
+    qemu.args(["-device", &format!("virtio-blk-pci,drive={serial},serial={serial}{first}")]);
 }
 
 fn channels(qemu: &mut Command, paths: &ModulePaths) {
@@ -97,20 +147,9 @@ fn channels(qemu: &mut Command, paths: &ModulePaths) {
     qemu.args(["-device", "virtio-rng-pci"]);
 }
 
-fn disks(qemu: &mut Command, image: &Image, paths: &ModulePaths) {
-    let shared = "readonly=on,file.locking=off";
-    let own = "readonly=off";
-    let disks = [
-        ("base", image.base.as_path(), shared),
-        ("programs", image.programs.as_path(), shared),
-        ("data", paths.data.as_path(), own),
-        ("identity", paths.identity.as_path(), "readonly=on"),
-    ];
-    for (serial, file, access) in disks {
-        let file = option(file);
-        qemu.args(["-drive", &format!("if=none,id={serial},file={file},format=raw,cache=unsafe,{access}")]);
-        qemu.args(["-device", &format!("virtio-blk-pci,drive={serial},serial={serial}")]);
-    }
+fn disks(qemu: &mut Command, paths: &ModulePaths) {
+    disk(qemu, "data", &paths.data, "readonly=off");
+    disk(qemu, "identity", &paths.identity, "readonly=on");
 }
 
 fn networks(qemu: &mut Command, slot: u16, paths: &ModulePaths, ports: GroundPorts) {
@@ -164,11 +203,12 @@ mod tests {
             programs: "/i/programs.erofs".into(),
             kernel_release: "6.12".into(),
             kernel_config: "/i/config".into(),
+            firmware: None,
         };
         let paths = ModulePaths::new(Path::new("/r"), slot);
         let ports = GroundPorts { grpc: 40001, http: 40002, registry: 40003 };
         let start = Start { paused, tsc_khz: Some(2_596_122) };
-        let command = command(chassis.slot(slot).unwrap(), &image, &paths, ports, start);
+        let command = command(chassis.slot(slot).unwrap(), &image, &paths, ports, start, None);
         command.get_args().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" ")
     }
 

@@ -12,7 +12,7 @@ use crate::{
 };
 use api::v1::{Instance, Snapshot};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -75,17 +75,22 @@ fn ready(snapshot: &Snapshot, of: usize, where_wanted: impl Fn(&Instance) -> boo
 /// The papers cannot be made.
 pub fn provision(plan: &mut crate::Plan) -> Result<Papers, SimError> {
     let papers = Papers::create()?;
+    let is_replica =
+        |roles: &BTreeSet<Role>| roles.contains(&Role::Registry) && !roles.contains(&Role::Server);
+    let replicas: Vec<_> =
+        plan.chassis.slots.iter().filter(|slot| is_replica(&slot.roles)).map(|slot| slot.number).collect();
     for slot in &plan.chassis.slots {
         let has = |role: Role| slot.roles.contains(&role);
         let configuration = match plan.backplane {
             BackplaneKind::Qemu => papers::EMULATION.to_owned(),
             BackplaneKind::Netns => crate::netns::configuration(slot)?,
         };
-        let mut provision = papers.for_module(has(Role::Server), has(Role::Registry), &configuration);
+        let (server, registry) = (has(Role::Server), has(Role::Registry));
+        let mut papers = papers.for_module(slot.number, server, registry, &replicas, &configuration)?;
         if let Some(map) = slot.slot_map() {
-            provision = provision.file("/etc/spacecloud/spacecloud.toml.d/20-accelerators.toml", 0o644, map);
+            papers = papers.file("/etc/spacecloud/spacecloud.toml.d/20-accelerators.toml", 0o644, map);
         }
-        plan.identities.insert(slot.number, provision);
+        plan.identities.insert(slot.number, papers);
     }
     Ok(papers)
 }

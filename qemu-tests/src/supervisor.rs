@@ -53,6 +53,9 @@ struct ImageFiles {
     programs: PathBuf,
     kernel_release: String,
     kernel_config: PathBuf,
+    // Chassis with slots are built by tests, not by `spacesim up`.
+    #[serde(skip)]
+    firmware: Option<crate::image::Firmware>,
 }
 
 /// What a supervisor says on its standard output.

@@ -24,6 +24,35 @@ pub fn ensure(progress: &mut dyn FnMut(Step)) -> Result<Image, SimError> {
     image::ensure(&cache, &programs, progress).map_err(unbuilt)
 }
 
+/// What stands for a kernel of our own in place of a file's name.
+pub const BUILT: &str = "built";
+
+/// Puts another kernel under an image: a file (bzImage, or an ELF file with a PVH entry), or, for [`BUILT`], the slim
+/// kernel from `kernel-config/`, which is built if it is not in the cache. It must have all that it needs built in.
+pub fn with_kernel(
+    mut image: Image,
+    kernel: &Path,
+    progress: &mut dyn FnMut(Step),
+) -> Result<Image, SimError> {
+    if kernel != Path::new(BUILT) {
+        if !kernel.is_file() {
+            return Err(SimError::NoKernel { path: kernel.to_owned() });
+        }
+        return Ok(Image { kernel: kernel.to_owned(), kernel_release: String::new(), ..image });
+    }
+    let kernel = build_kernel(progress)?;
+    image.kernel = kernel.vmlinux;
+    image.kernel_config = kernel.config;
+    image.kernel_release = kernel.release;
+    Ok(image)
+}
+
+/// The slim kernel; builds it if it is not in the cache.
+pub fn build_kernel(progress: &mut dyn FnMut(Step)) -> Result<image::kernel::Kernel, SimError> {
+    let cache = image::default_cache().map_err(unbuilt)?;
+    image::kernel::build(&cache, progress).map_err(|error| SimError::Kernel(Box::new(error)))
+}
+
 fn unbuilt(error: image::ImageError) -> SimError {
     SimError::Image(Box::new(error))
 }

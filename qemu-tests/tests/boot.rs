@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use spacesim::image::Image;
+use spacesim::image::kernel::OWN_KERNEL_ONLY;
 use spacesim::image::kernel_config::{self, Modules};
 use spacesim::{
     Accelerator, Chassis, ChassisFile, Link, Module, Plan, Power, Provision, Times, twin, wait_until, within,
@@ -114,7 +115,8 @@ fn kept_pace(before: &[(Instant, f64)], chassis: &Chassis) -> Verdict {
 
 fn has_the_kernel(chassis: &Chassis, root: &Path, image: &Image) -> Verdict {
     let config = std::fs::read_to_string(&image.kernel_config).unwrap();
-    let fragments = kernel_config::fragments(&root.join("../kernel-config")).unwrap();
+    let mut fragments = kernel_config::fragments(&root.join("../kernel-config")).unwrap();
+    fragments.retain(|(name, _)| !OWN_KERNEL_ONLY.contains(&name.as_str()));
     for module in chassis.modules() {
         assert_eq!(said(module, "cat /sys/kernel/realtime")?, "1");
         // The kernel keeps no copy of its configuration: the image has the one that its release was built with.

@@ -1,7 +1,7 @@
 //! `spacesim up`: the image, then a supervisor of its own session, until the chassis is up.
 
 use super::Place;
-use crate::image::Image;
+use crate::image::{Image, Step};
 use crate::progress::Progress as Bar;
 use crate::supervisor::{self, Charge, Progress};
 use crate::{BackplaneKind, SimError, run_dir, twin};
@@ -21,6 +21,9 @@ pub(super) struct Up {
     /// Boot the image in this folder (vmlinux, initrd, base.erofs, programs.erofs) instead of the twin
     #[arg(long, value_name = "DIR")]
     image: Option<PathBuf>,
+    /// Boot this kernel instead of the image's: a file, or `built` for the slim one from kernel-config/
+    #[arg(long, value_name = "FILE|built")]
+    kernel: Option<PathBuf>,
     /// Start with halted processors
     #[arg(long)]
     paused: bool,
@@ -45,6 +48,10 @@ impl Up {
             Some(folder) => image_in(folder)?,
             None => build_image()?,
         };
+        let image = match &self.kernel {
+            Some(kernel) => stepwise("kernel", |step| twin::with_kernel(image, kernel, step))?,
+            None => image,
+        };
         let ready_within_s = (!self.no_wait && !self.paused).then_some(READY_WITHIN_S);
         let (dir, paused, backplane) = (dir.clone(), self.paused, place.backplane);
         let charge = Charge { chassis, dir: dir.clone(), image, paused, backplane, ready_within_s };
@@ -64,15 +71,23 @@ impl Up {
 
 /// The twin, with its steps shown.
 pub(super) fn build_image() -> Result<Image, SimError> {
+    stepwise("image", twin::ensure)
+}
+
+/// Does what reports its steps, and shows them.
+pub(super) fn stepwise<T>(
+    what: &str,
+    act: impl FnOnce(&mut dyn FnMut(Step)) -> Result<T, SimError>,
+) -> Result<T, SimError> {
     let mut bar = None;
-    let image = twin::ensure(&mut |step| {
-        let bar = bar.get_or_insert_with(|| Bar::begin("image", step.total));
+    let outcome = act(&mut |step| {
+        let bar = bar.get_or_insert_with(|| Bar::begin(what, step.total));
         bar.at(step.done, step.total, &step.name);
     });
     if let Some(bar) = bar {
         bar.end();
     }
-    image
+    outcome
 }
 
 /// The hidden verb: this process becomes a supervisor.
@@ -94,6 +109,7 @@ fn image_in(folder: &Path) -> Result<Image, SimError> {
         programs: folder.join("programs.erofs"),
         kernel_release: release.trim().to_owned(),
         kernel_config: folder.join("kernel-config"),
+        firmware: None,
     };
     for path in [&image.kernel, &image.initrd, &image.base, &image.programs] {
         if !path.is_file() {

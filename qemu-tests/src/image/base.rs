@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use super::cache::{self, Key};
 use super::{ImageError, Steps, vmlinux};
 
-const SUITE: &str = "trixie";
+pub(super) const SUITE: &str = "trixie";
 
 /// What the hooks read, laid down as `/image` in the root while it is made.
 const SOURCES: [(&str, &str); 10] = [
@@ -80,7 +80,6 @@ fn build(cache: &Path, base: &Path, steps: &mut Steps<'_>) -> Result<(), ImageEr
     steps.begin("unpacking the kernel");
     let packed = out.join("vmlinuz");
     vmlinux::unpack(&packed, &out.join("vmlinux"))?;
-    std::fs::remove_file(&packed).map_err(ImageError::file("removing", &packed))?;
     // What this build has used is all that the next one needs.
     std::fs::remove_dir_all(&kept_debs).map_err(ImageError::file("removing", &kept_debs))?;
     std::fs::rename(&debs, &kept_debs).map_err(ImageError::file("keeping packages in", &kept_debs))?;

@@ -51,11 +51,14 @@ macro_rules! conf {
     };
 }
 
+/// What the twin takes updates for.
+pub(super) const COMPATIBLE: &str = "spacecloud-twin";
+
 const PLAIN: u32 = 0o644;
 const EXECUTABLE: u32 = 0o755;
 
 /// Path on the module, mode, content.
-const FILES: [(&str, u32, &str); 20] = [
+const FILES: [(&str, u32, &str); 25] = [
     ("etc/containerd/certs.d/_default/hosts.toml", PLAIN, conf!("certs-default-hosts.toml")),
     ("etc/containerd/certs.d/registry.spacecloud:5000/hosts.toml", PLAIN, conf!("certs-registry-hosts.toml")),
     ("etc/containerd/config.toml", PLAIN, conf!("containerd-config.toml")),
@@ -76,10 +79,15 @@ const FILES: [(&str, u32, &str); 20] = [
     ("usr/lib/sysusers.d/spacecloud.conf", PLAIN, conf!("spacecloud.sysusers")),
     ("usr/libexec/spacecloud/network", EXECUTABLE, conf!("spacecloud-network")),
     ("etc/systemd/system/docker.service.d/spacecloud.conf", PLAIN, conf!("docker.service.conf")),
+    ("etc/rauc/system.conf", PLAIN, conf!("rauc-system.conf")),
+    ("usr/lib/systemd/system/spacecloud-trial.service", PLAIN, conf!("spacecloud-trial.service")),
+    ("usr/libexec/spacecloud/bootslot", EXECUTABLE, conf!("bootslot")),
+    ("usr/libexec/spacecloud/bootslot-installed", EXECUTABLE, conf!("bootslot-installed")),
+    ("usr/libexec/spacecloud/trial", EXECUTABLE, conf!("spacecloud-trial")),
 ];
 
 /// Path on the module, target.
-const LINKS: [(&str, &str); 6] = [
+const LINKS: [(&str, &str); 7] = [
     ("etc/docker/certs.d/registry.spacecloud:5000/ca.crt", "/var/lib/spacecloud/tls/ca.pem"),
     (
         "etc/systemd/system/multi-user.target.wants/space-registry.service",
@@ -92,6 +100,10 @@ const LINKS: [(&str, &str); 6] = [
     (
         "etc/systemd/system/multi-user.target.wants/spacecloud-network.service",
         "/usr/lib/systemd/system/spacecloud-network.service",
+    ),
+    (
+        "etc/systemd/system/multi-user.target.wants/spacecloud-trial.service",
+        "/usr/lib/systemd/system/spacecloud-trial.service",
     ),
     (
         "etc/systemd/system/multi-user.target.wants/spacecloudd.service",
@@ -167,7 +179,7 @@ fn lay_out(root: &Path, binaries: &[(&str, &Path)]) -> Result<(), ImageError> {
     };
     for (name, mode, content) in FILES {
         let path = place(name)?;
-        std::fs::write(&path, content).map_err(ImageError::file("writing", &path))?;
+        std::fs::write(&path, for_the_twin(content)).map_err(ImageError::file("writing", &path))?;
         allow(&path, mode)?;
     }
     for (name, target) in LINKS {
@@ -184,6 +196,11 @@ fn lay_out(root: &Path, binaries: &[(&str, &Path)]) -> Result<(), ImageError> {
         allow(&folder, EXECUTABLE)?;
     }
     Ok(())
+}
+
+/// Fills in what a file leaves to the image that it goes into.
+fn for_the_twin(content: &str) -> String {
+    content.replace("@COMPATIBLE@", COMPATIBLE).replace("@CONFIGURATION@", "/etc/rauc")
 }
 
 /// A folder and all folders in it.

@@ -132,6 +132,15 @@ pub(crate) enum Verb {
     },
     /// Place the tasks of a trace on the nodes of a trace and say how well it went; needs no cluster
     Replay(crate::replay::Replay),
+    /// Push, list and remove images in the cluster's registry
+    Image {
+        #[command(flatten)]
+        access: crate::image::Access,
+        #[command(subcommand)]
+        verb: crate::image::ImageVerb,
+    },
+    /// Write a module's disk image to a disk, a file or a network block device
+    Flash(crate::flash::Flash),
     /// Print a completion script: spacectl completions bash > /etc/bash_completion.d/spacectl
     Completions {
         /// For which shell

@@ -38,6 +38,12 @@ pub enum Failure {
         /// Why, and what to look at.
         reason: String,
     },
+    /// What an image verb could not do.
+    #[error(transparent)]
+    Image(#[from] crate::image::ImageError),
+    /// A device that was not flashed.
+    #[error(transparent)]
+    Flash(#[from] crate::flash::FlashError),
     /// Standard output is gone or full.
     #[error("cannot write the output: {0}")]
     Output(io::Error),
@@ -53,6 +59,8 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::AppFile { .. } | Self::Spec(_) | Self::Refused(_) | Self::Output(_) | Self::Runtime(_) => 1,
             Self::Unreachable { .. } => 2,
+            Self::Image(error) => error.exit_code(),
+            Self::Flash(error) => error.exit_code(),
             Self::Usage(_) => 64,
             Self::Config { .. } => 78,
         }

@@ -1,6 +1,7 @@
 //! `spacectl`: what an operator types, one call to the server, and tables that a person can read.
 //!
 //! Neighbours: knows `api` for the contract, `model` for app files and `planner` for replays; nobody knows this room.
+//! The registry is on the other side of `image`, which speaks the OCI distribution specification to it.
 //!
 //! Each verb reads its input, asks the server once (or watches it), and renders. Rendering is pure: a
 //! [`api::v1::Snapshot`] goes in, text comes out, and ages are counted by the server's clock in the snapshot.
@@ -14,8 +15,11 @@ mod drain;
 mod explain;
 mod failure;
 mod find;
+mod flash;
 mod get;
+mod image;
 mod logs;
+mod progress;
 mod replay;
 mod status;
 mod table;
@@ -24,6 +28,8 @@ mod tables;
 mod testing;
 
 pub use failure::Failure;
+pub use flash::FlashError;
+pub use image::ImageError;
 
 use api::v1::{CordonRequest, ForgetRequest, MaintainRequest, ResizeRequest, ScaleRequest};
 use args::{AcceleratorVerb, Args, Switch, Verb};
@@ -61,7 +67,7 @@ fn usage(error: &clap::Error) -> Result<(), Failure> {
 
 async fn perform(args: Args) -> Result<(), Failure> {
     let Args { server, config, timeout, verb } = args;
-    let connect = async || client::Server::connect(server.as_deref(), config, timeout).await;
+    let connect = async || client::Server::connect(server.as_deref(), config.clone(), timeout).await;
     match verb {
         Verb::Apply { files } => apply::apply(&files, connect).await,
         Verb::Delete { apps, files } => apply::delete(apps, &files, connect).await,
@@ -100,6 +106,8 @@ async fn perform(args: Args) -> Result<(), Failure> {
             logs::logs(&connect().await?, &target, follow, tail.unwrap_or_default()).await
         }
         Verb::Replay(asked) => replay::replay(&asked),
+        Verb::Image { access, verb } => image::image(access, verb, server.as_deref(), config, timeout).await,
+        Verb::Flash(args) => flash::flash(&args),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "spacectl", &mut script);

@@ -1,5 +1,6 @@
 //! `spacectl replay`: places the tasks of a trace on the nodes of a trace, without any cluster.
 
+mod chart;
 mod picture;
 mod report;
 mod run;

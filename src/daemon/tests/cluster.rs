@@ -1,6 +1,8 @@
 //! Server and agents over real gRPC, TLS and SQLite on the loopback; only the container engine is fake.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod moves;
+
 use api::v1::{self, cluster_client::ClusterClient};
 use daemon::{agent, config::Config, server};
 use model::AppFile;
@@ -18,6 +20,8 @@ struct Cluster {
     server_config: Config,
     server: Option<server::Running>,
     agents: BTreeMap<u16, (Arc<FakeRuntime>, JoinHandle<()>)>,
+    /// Where each agent answers names.
+    names: BTreeMap<u16, String>,
 }
 
 fn free_port() -> u16 {
@@ -31,9 +35,10 @@ fn config(dir: &Path, slot: u16, grpc: u16, http: u16, token: &Path) -> Config {
     let text = format!(
         "state = '{home}'\n[server]\naddress = '127.0.0.1:{grpc}'\nlisten = '127.0.0.1:{grpc}'\nhttp = '127.0.0.1:{http}'\n\
          registry_tls = '{home}/no/registry'\n[agent]\nslot = {slot}\ntoken_file = '{token}'\nbackplane = '127.0.0.1'\n\
-         run = '{home}/run'\n[timing]\nlease = '2s'\nsuspect = '1s'\nmargin = '500ms'\nsettle = '1s'\n",
+         run = '{home}/run'\n[agent.names]\nlisten = '127.0.0.1:{names}'\n[timing]\nlease = '2s'\nsuspect = '1s'\nmargin = '500ms'\nsettle = '1s'\n",
         home = home.display(),
-        token = token.display()
+        token = token.display(),
+        names = free_port()
     );
     std::fs::write(&file, text).unwrap();
     Config::load(&file).unwrap()
@@ -46,7 +51,8 @@ impl Cluster {
         let token = dir.path().join("module-1/token");
         let server_config = config(dir.path(), 1, free_port(), free_port(), &token);
         let server = Some(server::start(&server_config).await.unwrap());
-        let mut cluster = Self { dir, server_config, server, agents: BTreeMap::new() };
+        let mut cluster =
+            Self { dir, server_config, server, agents: BTreeMap::new(), names: BTreeMap::new() };
         for slot in 1..=agents {
             cluster.start_agent(slot, Arc::new(FakeRuntime::default()), &token);
         }
@@ -62,6 +68,7 @@ impl Cluster {
         let address = &self.server_config.server;
         let port = |a: &str| a.rsplit(':').next().unwrap().parse().unwrap();
         let config = config(self.dir.path(), slot, port(&address.listen), port(&address.http), token);
+        self.names.insert(slot, config.agent.names.listen.clone());
         let shared = runtime.clone();
         let task = tokio::spawn(async move { agent::run_on(config, shared).await.unwrap() });
         self.agents.insert(slot, (runtime, task));

@@ -67,6 +67,11 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// Whether this module would do.
+    pub fn fits(&self, module: &Name) -> bool {
+        self.candidates.iter().any(|c| c.module == *module && matches!(c.verdict, Verdict::Score(_)))
+    }
+
     /// Why no module fits, on one line; empty when one was chosen.
     pub fn refusal(&self) -> String {
         if self.chosen.is_some() {

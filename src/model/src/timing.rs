@@ -37,7 +37,7 @@ impl Default for Timing {
             suspect: Span(300),
             lease: Span(500),
             margin: Span(250),
-            settle: Span(5_000),
+            settle: Span(1_000),
             move_limit: Span(60_000),
             moves: 2,
         }

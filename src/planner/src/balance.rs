@@ -2,11 +2,10 @@
 
 use crate::{
     core::Core,
-    place::{Ask, Load, loads, share},
+    place::{Load, loads, share},
     strategies::chosen_strategy,
-    usage::{Except, Window},
 };
-use model::{Instance, InstanceId, Kind, Module, Name, PlannedMove, Strategy};
+use model::{Instance, InstanceId, Kind, Module, Name, Strategy};
 
 /// An instance that asks for nothing still weighs this share of a module.
 const LEAST_WEIGHT: f64 = 1.0 / 100.0;
@@ -82,26 +81,8 @@ impl Core {
 
     /// Whether `to` would be chosen were it the only other module.
     fn takes(&self, to: &Module, instance: &Instance) -> bool {
-        if instance.spec.migration.planned == PlannedMove::StopFirst {
-            // It is placed anew once it is gone: it is worth stopping only if that leads there, or it would be
-            // stopped again and again.
-            let decision = self.decide_on(&Ask {
-                spec: &instance.spec,
-                window: Window::for_good(self.now.wall),
-                avoid: None,
-                cause: "rebalance",
-                code: instance.spec.code(instance.id.replica().number),
-                except: Except { instance: Some(&instance.id), ..Except::default() },
-                extra: &[],
-                prefer: None,
-            });
-            return decision.chosen.as_ref() == Some(&to.name);
-        }
         let decision = self.decide(&instance.spec, instance.module.as_ref(), "rebalance");
-        decision
-            .candidates
-            .iter()
-            .any(|c| c.module == to.name && matches!(c.verdict, model::Verdict::Score(_)))
+        decision.fits(&to.name)
     }
 
     /// It is stopping, or its successor is on the way: its weight no longer counts.

@@ -3,8 +3,8 @@
 use crate::{Refusal, link::Link, service::Drain};
 use model::{
     App, AppSpec, Desired, Event as EventRecord, ImageRef, Instance, InstanceId, Liveness, Module, Name, Now,
-    Observed, Plan, Record, RecordKind, ResourceName, ResourceState, Run, ServiceTable, Severity, Success,
-    Timing,
+    Observed, Plan, Record, RecordKind, ReplicaId, ResourceName, ResourceState, Run, ServiceTable, Severity,
+    Success, Timing,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -133,6 +133,8 @@ pub struct Core {
     pub(crate) stopped_by: BTreeMap<InstanceId, u64>,
     /// When each move under way began.
     pub(crate) moves: BTreeMap<InstanceId, u64>,
+    /// Where a replica that has stopped for a rebalance is to start again.
+    pub(crate) intended: BTreeMap<ReplicaId, Name>,
     /// What leaves its service.
     pub(crate) drains: BTreeMap<InstanceId, Drain>,
     /// Since when each instance that was never ready has been there.

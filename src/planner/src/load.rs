@@ -16,6 +16,7 @@ impl Core {
             links: BTreeMap::new(),
             stopped_by: BTreeMap::new(),
             moves: BTreeMap::new(),
+            intended: BTreeMap::new(),
             drains: BTreeMap::new(),
             unproven: BTreeMap::new(),
             table: ServiceTable::default(),

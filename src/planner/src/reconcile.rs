@@ -53,7 +53,8 @@ impl Core {
         let unwanted: Vec<InstanceId> = self
             .instances
             .values()
-            .filter(|i| !i.is_stopping() && !(i.draining && self.apps.contains_key(&i.spec.name)))
+            .filter(|i| !i.is_stopping())
+            .filter(|i| !i.draining || !self.apps.contains_key(&i.spec.name))
             .filter(|i| {
                 self.apps.get(&i.spec.name).is_none_or(|app| i.id.replica().number > self.wanted(app))
             })
@@ -94,6 +95,10 @@ impl Core {
                     self.event(Severity::Normal, new.id.replica(), "Moved", text);
                     self.settle_in(new);
                     self.retire(&old.id);
+                }
+                // The app has been changed once more: this successor is of no use.
+                Some(_) if self.apps.get(&new.spec.name).is_some_and(|app| app.revision != new.revision) => {
+                    self.stop(&new.id);
                 }
                 // An update has a limit of its own.
                 Some(old) if old.revision != new.revision && self.rolls_back(&new) => {}
@@ -182,7 +187,8 @@ impl Core {
             let stays = old.revision != instance.revision || self.out_of_use(old).is_some();
             if stays { None } else { old.module.clone() }
         });
-        let decision = self.decide_placement(&instance, from.as_ref(), only);
+        let intended = self.intended.remove(instance.id.replica());
+        let decision = self.decide_placement(&instance, from.as_ref(), only.or(intended.as_ref()));
         let mut message = decision.refusal();
         if decision.chosen.is_none()
             && let Some(waits) = self.preempt(&instance)
@@ -261,6 +267,9 @@ impl Core {
             let Some(plan) = self.plan_rebalance() else { return };
             let Some(old) = self.instances.get(&plan.instance).cloned() else { return };
             if old.spec.migration.planned == PlannedMove::StopFirst {
+                let text = format!("rebalance to {}: stop first", plan.to);
+                self.event(Severity::Normal, old.id.replica(), "Stopping", text);
+                self.intended.insert(old.id.replica().clone(), plan.to);
                 self.retire(&old.id);
             } else if let Some(new) = self.create(old.id.replica(), Some(old.id.clone()), "rebalance") {
                 self.place(&new, Some(&plan.to));

@@ -66,8 +66,11 @@ impl Core {
                 }
                 continue;
             }
-            let mut all = self.instances.values().filter(|i| i.spec.name == *app.name());
-            if all.all(|i| i.revision == app.revision && i.is_ready() && !i.draining) {
+            let own = self.instances.values().filter(|i| i.spec.name == *app.name());
+            let all: Vec<bool> =
+                own.map(|i| i.revision == app.revision && i.is_ready() && !i.draining).collect();
+            // One that has stopped may not have its successor yet.
+            if all.len() == count(app.spec.replicas) && all.iter().all(|done| *done) {
                 let text = format!("revision {} runs everywhere", app.revision);
                 self.event(Severity::Normal, app.name(), "Updated", text.clone());
                 self.put_app(App { rollout: None, note: text, ..app });
@@ -132,10 +135,8 @@ impl Core {
         let mut surging = own.iter().filter(|i| i.replaces.is_some()).count();
         let serving: std::collections::BTreeSet<u32> =
             own.iter().filter(|i| i.is_ready() && !i.draining).map(|i| i.id.replica().number).collect();
-        let replicas = usize::try_from(app.spec.replicas).unwrap_or(usize::MAX);
-        let mut missing = replicas.saturating_sub(serving.len());
+        let mut missing = count(app.spec.replicas).saturating_sub(serving.len());
         let stop_first = app.spec.migration.planned == PlannedMove::StopFirst;
-        let count = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
         let surge = if stop_first { 0 } else { count(app.spec.update.surge) };
         let unavailable = count(app.spec.update.max_unavailable).max(usize::from(surge == 0));
         // What is not ready serves nobody: it goes first.
@@ -161,4 +162,8 @@ impl Core {
             }
         }
     }
+}
+
+fn count(n: u32) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
 }

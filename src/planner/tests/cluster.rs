@@ -424,7 +424,7 @@ enum Act {
 
 /// Even numbers have a service; each third moves stop-first.
 fn serving(number: u8, more: &str) -> AppSpec {
-    let ports = if number % 2 == 0 { "ports = [{ container = 8080, service = 80 }]" } else { "" };
+    let ports = if number.is_multiple_of(2) { "ports = [{ container = 8080, service = 80 }]" } else { "" };
     let planned = if number % 3 == 2 { "planned = 'stop-first', " } else { "" };
     let rest =
         format!("migration = {{ {planned}drain = '1s' }}\nupdate = {{ within = '3s' }}\n{ports}\n{more}");

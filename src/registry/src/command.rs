@@ -62,7 +62,7 @@ struct Place {
 #[derive(Debug, Args)]
 struct Serve {
     /// Configuration file.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["root", "listen", "insecure_http"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["root", "listen"])]
     config: Option<PathBuf>,
     /// Directory of the images; with --listen and --insecure-http in place of a configuration file.
     #[arg(long, value_name = "DIR")]
@@ -154,7 +154,7 @@ impl CommandError {
 impl Place {
     fn root(self) -> Result<PathBuf, CommandError> {
         match (self.config, self.root) {
-            (Some(file), _) => Ok(Config::load(&file)?.root),
+            (Some(file), _) => Ok(Config::load(&file, true)?.root),
             (None, Some(root)) => Ok(root),
             (None, None) => Err(CommandError::Usage("give --config FILE or --root DIR")),
         }
@@ -185,10 +185,14 @@ impl Serve {
     fn settings(self) -> Result<Settings, CommandError> {
         let port_file = self.port_file;
         if let Some(file) = self.config {
-            let config = Config::load(&file)?;
+            let config = Config::load(&file, self.insecure_http)?;
             let options = config.options();
             let Config { root, listen, tls, .. } = config;
-            return Ok(Settings { root, listen, tls: Some(tls), port_file, options });
+            if self.insecure_http && !listen.ip().is_loopback() {
+                return Err(CommandError::PlainHttp(listen));
+            }
+            let tls = tls.filter(|_| !self.insecure_http);
+            return Ok(Settings { root, listen, tls, port_file, options });
         }
         let (Some(root), Some(listen)) = (self.root, self.listen) else {
             return Err(CommandError::Usage(

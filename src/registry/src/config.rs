@@ -58,8 +58,8 @@ pub struct Config {
     /// Address and port.
     #[serde(default = "Config::listen_default")]
     pub listen: SocketAddr,
-    /// Certificate and key; required, since nothing but loopback is served in plain text.
-    pub tls: Tls,
+    /// Certificate and key; required, unless the command line asks for plain HTTP on loopback.
+    pub tls: Option<Tls>,
     /// How much room there is.
     #[serde(default)]
     pub storage: Storage,
@@ -117,14 +117,18 @@ impl Config {
         SocketAddr::from(([0, 0, 0, 0], 5000))
     }
 
-    /// Reads and checks a file.
+    /// Reads and checks a file. `plain`: TLS may be left out.
     ///
     /// # Errors
     /// One line that names the file, the key and what would be right.
-    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+    pub fn load(file: &Path, plain: bool) -> Result<Self, ConfigError> {
         let text =
             fs::read_to_string(file).map_err(|source| ConfigError::Read { file: file.into(), source })?;
         let config: Self = toml::from_str(&text).map_err(|error| content_error(file, &text, &error))?;
+        if config.tls.is_none() && !plain {
+            let reason = "missing; write [tls] with cert and key, the paths of two PEM files".to_owned();
+            return Err(ConfigError::Content { file: file.into(), line: 1, key: "tls".into(), reason });
+        }
         if let Some((key, reason)) = config.contradictions().next() {
             return Err(ConfigError::Contradiction { file: file.into(), key, reason });
         }
@@ -187,7 +191,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("registry.toml");
         fs::write(&file, text).unwrap();
-        Config::load(&file).map_err(|e| e.to_string())
+        Config::load(&file, false).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -195,7 +199,7 @@ mod tests {
         let config = load("[tls]\ncert = \"/c\"\nkey = \"/k\"\n").unwrap();
         assert_eq!(config.root, Path::new("/var/lib/space-registry"));
         assert_eq!(config.listen.to_string(), "0.0.0.0:5000");
-        assert_eq!(config.tls.wait, Span(60_000));
+        assert_eq!(config.tls.unwrap().wait, Span(60_000));
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(crate) fn select(header: Option<&str>, size: u64) -> Selection {
             _ => Selection::Part { first: size.saturating_sub(count), last: end },
         },
         (Some(first), to_end) if to_end.is_some() || to.is_empty() => match to_end {
-            Some(last) if last < first => Selection::Whole,
+            Some(last) if last < first => Selection::Unsatisfiable,
             _ if first >= size => Selection::Unsatisfiable,
             last => Selection::Part { first, last: last.map_or(end, |last| last.min(end)) },
         },
@@ -68,7 +68,7 @@ mod tests {
             (Some("bytes=-0"), 10, Selection::Unsatisfiable),
             (Some("bytes=0-0"), 0, Selection::Unsatisfiable),
             (Some("bytes=-1"), 0, Selection::Unsatisfiable),
-            (Some("bytes=5-2"), 10, Selection::Whole),
+            (Some("bytes=5-2"), 10, Selection::Unsatisfiable),
             (Some("bytes=0-1,4-5"), 10, Selection::Whole),
             (Some("bytes=+1-2"), 10, Selection::Whole),
             (Some("lines=1-2"), 10, Selection::Whole),

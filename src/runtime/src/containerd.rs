@@ -3,7 +3,7 @@
 mod exec;
 mod update;
 
-use crate::{Accelerators, Found, Network, Runtime, RuntimeError, logs::Logs, spec};
+use crate::{Accelerators, Found, Network, Runtime, RuntimeError, image::KnownImages, logs::Logs, spec};
 use async_trait::async_trait;
 use containerd_client::{
     services::v1::{
@@ -56,6 +56,7 @@ struct ShimOptions {
 #[derive(Clone)]
 pub(crate) struct Calls {
     channel: Channel,
+    pub(crate) known: KnownImages,
 }
 
 impl Calls {
@@ -121,7 +122,7 @@ impl Containerd {
         let channel = containerd_client::connect(socket)
             .await
             .map_err(|source| RuntimeError::Connect { socket: socket.to_owned(), source })?;
-        let calls = Calls { channel };
+        let calls = Calls { channel, known: KnownImages::default() };
         let tidying = tokio::spawn(tidy(calls.clone(), logs.clone())).abort_handle();
         Ok(Self { calls, network, logs, tidying, module: module.to_owned(), engine })
     }
@@ -129,7 +130,6 @@ impl Containerd {
     async fn create(&self, desired: &Desired) -> Result<String, RuntimeError> {
         let id = desired.id.to_string();
         let image = self.calls.image(desired.spec.image.as_str()).await?;
-        let address = self.network.attach(&desired.id, &desired.spec).await?;
         let spec = self.spec(desired, &image.config)?;
         let labels = HashMap::from([("containerd.io/gc.root".to_owned(), timestamp())]);
         let request = PrepareSnapshotRequest {
@@ -138,7 +138,11 @@ impl Containerd {
             parent: image.chain,
             labels,
         };
-        let mounts = self.calls.snapshots().prepare(self.calls.request(request)).await;
+        // At once, and both to their ends: what is half made could not be taken back.
+        let mut snapshots = self.calls.snapshots();
+        let prepare = snapshots.prepare(self.calls.request(request));
+        let (address, mounts) = tokio::join!(self.network.attach(&desired.id, &desired.spec), prepare);
+        let address = address?;
         let mounts =
             mounts.map_err(RuntimeError::call("prepare the file system of", &id))?.into_inner().mounts;
         let labels = HashMap::from([

@@ -4,8 +4,13 @@ use crate::{RuntimeError, containerd::Calls};
 use containerd_client::services::v1::{GetImageRequest, ReadContentRequest};
 use oci_spec::image::{Arch, ImageConfiguration, ImageIndex, ImageManifest, Os};
 use sha2::{Digest, Sha256};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// An image, ready to be run.
+#[derive(Debug, Clone)]
 pub(crate) struct Unpacked {
     pub(crate) config: ImageConfiguration,
     /// The committed snapshot above which an instance's own is made.
@@ -13,6 +18,26 @@ pub(crate) struct Unpacked {
 }
 
 const LARGEST_JSON: i64 = 4 << 20;
+/// Images whose configurations are kept at hand.
+const KNOWN: usize = 64;
+
+/// What is known of images, by the digest that their names led to: a digest's content never changes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct KnownImages(Arc<Mutex<HashMap<String, Unpacked>>>);
+
+impl KnownImages {
+    fn get(&self, digest: &str) -> Option<Unpacked> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+    }
+
+    fn put(&self, digest: String, image: Unpacked) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN {
+            known.clear();
+        }
+        known.insert(digest, image);
+    }
+}
 
 impl Calls {
     pub(crate) async fn image(&self, name: &str) -> Result<Unpacked, RuntimeError> {
@@ -26,6 +51,9 @@ impl Calls {
             .into_inner()
             .image;
         let target = image.and_then(|i| i.target).ok_or_else(|| bad("it has no target"))?;
+        if let Some(known) = self.known.get(&target.digest) {
+            return Ok(known);
+        }
         let mut text = self.blob(&target.digest, name).await?;
         if let Ok(index) = serde_json::from_slice::<ImageIndex>(&text) {
             let arch = if cfg!(target_arch = "aarch64") { Arch::ARM64 } else { Arch::Amd64 };
@@ -47,7 +75,9 @@ impl Calls {
         let config: ImageConfiguration =
             serde_json::from_slice(&text).map_err(|e| bad(&format!("its configuration is bad: {e}")))?;
         let chain = chain_id(config.rootfs().diff_ids()).ok_or_else(|| bad("it has no layers"))?;
-        Ok(Unpacked { config, chain })
+        let image = Unpacked { config, chain };
+        self.known.put(target.digest, image.clone());
+        Ok(image)
     }
 
     async fn blob(&self, digest: &str, image: &str) -> Result<Vec<u8>, RuntimeError> {

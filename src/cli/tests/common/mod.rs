@@ -1,4 +1,7 @@
 //! The real program, in a home of its own.
+// Each test program is compiled by itself and uses a part of this.
+#![allow(dead_code)]
+
 use identity::{Authority, Role};
 use std::{
     fs,
@@ -30,6 +33,7 @@ pub(crate) fn refused(home: &Path, words: &[&str], code: i32) -> String {
 }
 
 /// A home with a configuration that is right, for the server at `server` of the cluster of `authority`.
+#[allow(dead_code, reason = "some test programs have no server to be configured for")]
 pub(crate) fn home(authority: &Authority, server: &str) -> TempDir {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join(".config/spacecloud");

@@ -8,7 +8,9 @@
 use model::Health;
 use std::time::Duration;
 
-/// Until an instance is first healthy it is asked at least this often: a move waits for it.
+/// An instance that has just been started is asked again so soon, then half as often with each time, but at least as
+/// often as [`EAGER`] until it is first healthy: a failover waits for it, and a small program listens within milliseconds.
+const FIRST: Duration = Duration::from_millis(10);
 const EAGER: Duration = Duration::from_millis(200);
 
 /// What a probe's outcome makes of an instance.
@@ -29,11 +31,13 @@ pub(super) struct Watch {
     healthy: bool,
     failures: u32,
     successes: u32,
+    /// Before it is first healthy.
+    eager: Duration,
 }
 
 impl Watch {
     pub(super) fn new(health: Health) -> Self {
-        Self { health, healthy: false, failures: 0, successes: 0 }
+        Self { health, healthy: false, failures: 0, successes: 0, eager: FIRST }
     }
 
     /// A probe answered, or did not, `age` after the instance's start.
@@ -56,9 +60,14 @@ impl Watch {
     }
 
     /// Until the next probe.
-    pub(super) fn pause(&self) -> Duration {
+    pub(super) fn pause(&mut self) -> Duration {
         let every = self.health.every.duration();
-        if self.healthy { every } else { every.min(EAGER) }
+        if self.healthy {
+            return every;
+        }
+        let pause = every.min(self.eager);
+        self.eager = (self.eager * 2).min(EAGER);
+        pause
     }
 }
 
@@ -90,7 +99,8 @@ mod tests {
             assert_eq!(watch.take(false, EARLY), Verdict::Same);
         }
         assert_eq!(watch.take(true, EARLY), Verdict::Same);
-        assert_eq!(watch.pause(), EAGER);
+        let pauses: Vec<_> = (0..7).map(|_| watch.pause().as_millis()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 200, 200]);
         assert_eq!(watch.take(true, EARLY), Verdict::Healthy);
         assert_eq!(watch.pause(), Duration::from_secs(1));
         assert_eq!(watch.take(false, EARLY), Verdict::Same);

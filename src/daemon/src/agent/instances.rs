@@ -203,7 +203,9 @@ impl Instances {
         let all = self.clone();
         tokio::spawn(async move {
             let id = desired.id.clone();
-            Life { all: all.clone(), desired, changes, stopped, restarts: 0 }.run(found).await;
+            Life { all: all.clone(), desired, changes, stopped, restarts: 0, last: String::new() }
+                .run(found)
+                .await;
             let mut state = lock(&all.state);
             state.handles.remove(&id);
             all.reconcile(&mut state);
@@ -244,10 +246,14 @@ struct Life {
     changes: watch::Receiver<Desired>,
     stopped: watch::Receiver<bool>,
     restarts: u32,
+    /// Why the last run ended, or could not begin: told until the next one is under way.
+    last: String,
 }
 
 impl Life {
     async fn run(mut self, found: Option<Found>) {
+        // What a crash left of an earlier try would be in the way; of an id that is new here there is nothing.
+        let mut remains = found.is_some();
         let mut running = found.filter(|f| f.running).map(|f| (f.address, f.started));
         let mut pause = FIRST_PAUSE;
         while !*self.stopped.borrow() {
@@ -255,9 +261,10 @@ impl Life {
                 Some(running) => Ok(running),
                 None => {
                     self.desired.clone_from(&self.changes.borrow_and_update());
-                    self.start().await
+                    self.start(remains).await
                 }
             };
+            remains = true;
             let message = match outcome {
                 Ok((address, started)) => {
                     let began = tokio::time::Instant::now();
@@ -275,6 +282,7 @@ impl Life {
             tracing::warn!(instance = %self.desired.id, %message, "not running");
             self.restarts += 1;
             self.see(Phase::BackOff, "", &message, 0);
+            self.last = message;
             tokio::select! {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
                 _ = self.stopped.wait_for(|stop| *stop) => {}
@@ -283,11 +291,12 @@ impl Life {
         self.end().await;
     }
 
-    async fn start(&self) -> Result<(String, u64), RuntimeError> {
-        self.see(Phase::Starting, "", "", 0);
+    async fn start(&self, remains: bool) -> Result<(String, u64), RuntimeError> {
+        self.see(Phase::Starting, "", &self.last, 0);
         let _turn = self.all.gate.enter(self.desired.spec.priority).await;
-        // What a crash left of an earlier try would be in the way.
-        self.all.runtime.stop(&self.desired.id, Duration::ZERO).await?;
+        if remains {
+            self.all.runtime.stop(&self.desired.id, Duration::ZERO).await?;
+        }
         self.all.runtime.pull(&self.desired.spec.image).await?;
         if !self.all.lease_holds() || *self.stopped.borrow() {
             return Err(RuntimeError::Fenced);

@@ -4,6 +4,7 @@ use super::classic;
 use super::explain::{Explanation, Refusal, Row, Verdict, left_out, rule};
 use super::index::{Index, UNFIT};
 use super::node::Node;
+use super::pending::change;
 use super::resources::Request;
 use super::scorer::{Question, Scorer};
 use super::strategy::{PolicyNumber, Strategy};
@@ -92,7 +93,7 @@ impl Pool {
                 _ => verdict,
             }
         };
-        let rows = (0_u32..).zip(&self.nodes);
+        let rows = (0_u32..).zip(&self.nodes).filter(|(_, node)| !node.is_vacant());
         let rows = rows.map(|(number, node)| Row { node: node.name.clone(), verdict: verdict(number, node) });
         let alarm = chosen.is_some_and(|(_, alarm)| alarm).then(|| {
             let most = self.scorer.policy(policy).max_gpu.unwrap_or_default();
@@ -103,6 +104,7 @@ impl Pool {
             rows: rows.collect(),
             chosen: chosen.and_then(|(node, _)| self.name(node as usize)).map(str::to_owned),
             rule: rule(strategy).to_owned(),
+            change: chosen.is_none().then(|| change(&self.nodes, &asked.shape)).flatten(),
             alarm,
         })
     }

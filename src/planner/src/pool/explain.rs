@@ -26,12 +26,12 @@ pub enum Refusal {
 
 impl Refusal {
     pub(crate) fn nothing_fits(nodes: &[Node], shape: &Shape) -> Self {
-        if nodes.is_empty() {
+        if nodes.iter().all(Node::is_vacant) {
             return Self::Empty;
         }
         let mut counts = BTreeMap::new();
         let mut fitting = 0;
-        for node in nodes {
+        for node in nodes.iter().filter(|node| !node.is_vacant()) {
             match node.shortage(shape) {
                 Some(shortage) => *counts.entry(shortage).or_default() += 1,
                 None => fitting += 1,
@@ -56,6 +56,9 @@ pub struct Explanation {
     pub chosen: Option<String>,
     /// One sentence on how the choice was made among what was left.
     pub rule: String,
+    /// For a request that has to wait: what would have to change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<String>,
     /// What the operator should be alarmed about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alarm: Option<String>,

@@ -19,6 +19,7 @@ mod fragment;
 mod index;
 mod node;
 mod outlook;
+mod pending;
 mod prospect;
 mod resources;
 mod scorer;

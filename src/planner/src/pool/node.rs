@@ -15,6 +15,11 @@ impl Device {
         if self.maintenance { 0 } else { self.free }
     }
 
+    /// Thousandths that nobody holds, in maintenance or not.
+    pub(crate) fn free(&self) -> u16 {
+        self.free
+    }
+
     pub(crate) fn state(&self) -> AcceleratorState {
         match (self.maintenance, self.free) {
             (true, _) => AcceleratorState::Maintenance,
@@ -96,6 +101,18 @@ impl Node {
         node
     }
 
+    /// Stands where a node was until the next one joins: it holds nothing and takes nothing.
+    pub(crate) fn vacant() -> Self {
+        let mut node = Self::new(&NodeSpec::default(), 0);
+        node.closed = true;
+        node
+    }
+
+    /// Nodes have names.
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.name.is_empty()
+    }
+
     /// Thousandths of accelerators, in maintenance or not.
     pub(crate) fn accelerator_capacity(&self) -> u64 {
         self.devices.len() as u64 * u64::from(WHOLE)
@@ -128,7 +145,7 @@ impl Node {
         })
     }
 
-    fn has_model(&self, shape: &Shape) -> bool {
+    pub(crate) fn has_model(&self, shape: &Shape) -> bool {
         shape.accelerators == 0 || shape.models == u64::MAX || self.model & shape.models != 0
     }
 

@@ -107,6 +107,9 @@ pub enum PoolError {
     /// Two nodes of one name.
     #[error("node {0} is registered twice")]
     Duplicate(String),
+    /// A node without a name.
+    #[error("a node needs a name")]
+    Nameless,
     /// No such node.
     #[error("there is no node {0}")]
     NoNode(String),
@@ -121,9 +124,9 @@ pub enum PoolError {
     /// Released twice, or never placed.
     #[error("there is no instance {0} in the pool")]
     NoInstance(u64),
-    /// Something still runs there.
-    #[error("node {0} still holds instances; release them first")]
-    Busy(String),
+    /// What an instance is said to hold belongs to another, or is not there.
+    #[error("node {0} has not all of that free")]
+    Taken(String),
     /// Model names are interned into the bits of one word.
     #[error("node {0} brings a 65th accelerator model; a pool tells at most 64 apart")]
     TooManyModels(String),

@@ -11,6 +11,9 @@ use super::strategy::{PolicyNumber, Strategy};
 use super::unit::{self, UnitPolicy, UnitScore, Vector};
 use super::workload::Workload;
 
+/// After so many arrivals at most the tables are made anew.
+const SELDOM: u64 = 8192;
+
 /// Tables made from a workload, and when to make them anew.
 #[derive(Debug, Clone, Default)]
 struct Learned {
@@ -23,12 +26,12 @@ struct Learned {
 }
 
 impl Learned {
-    /// Makes the tables anew whenever twice as much has arrived: often at first, ever more seldom later.
+    /// Makes the tables anew whenever twice as much has arrived: often at first, more and more seldom later.
     fn refresh(&mut self, seen: u64, models: usize, make: impl FnOnce() -> Outlook) {
         if seen >= self.due || models != self.models {
             self.outlook = make();
             self.epoch += 1;
-            self.due = seen.max(1).saturating_mul(2);
+            self.due = seen.saturating_add(seen.clamp(1, SELDOM));
             self.models = models;
         }
     }

@@ -5,7 +5,7 @@ use super::scorer::{Question, Scorer};
 use super::shape::Shape;
 use super::strategy::PolicyNumber;
 use super::unit::{PolicyError, UnitPolicy};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One placed instance, until it is released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +47,8 @@ pub struct Totals {
 pub struct Pool {
     pub(crate) nodes: Vec<Node>,
     names: BTreeMap<String, usize>,
+    /// Numbers of nodes that left, for the next ones that join.
+    vacant: BTreeSet<usize>,
     pub(crate) models: Vec<String>,
     held: BTreeMap<u64, Held>,
     next_ticket: u64,
@@ -62,6 +64,7 @@ impl Pool {
         Self {
             nodes: Vec::new(),
             names: BTreeMap::new(),
+            vacant: BTreeSet::new(),
             models: Vec::new(),
             held: BTreeMap::new(),
             next_ticket: 0,
@@ -72,18 +75,25 @@ impl Pool {
         }
     }
 
-    /// Registers a node and returns its number.
+    /// Registers a node and returns its number, which is that of a node that left if there is one.
     ///
     /// # Errors
-    /// [`PoolError::Duplicate`], [`PoolError::TooManyModels`].
+    /// [`PoolError::Nameless`], [`PoolError::Duplicate`], [`PoolError::TooManyModels`].
     pub fn add(&mut self, spec: &NodeSpec) -> Result<usize, PoolError> {
+        if spec.name.is_empty() {
+            return Err(PoolError::Nameless);
+        }
         if self.names.contains_key(&spec.name) {
             return Err(PoolError::Duplicate(spec.name.clone()));
         }
         let model = self.model_bit(spec)?;
-        let number = self.nodes.len();
+        let node = Node::new(spec, model);
+        let number = self.vacant.pop_first().unwrap_or(self.nodes.len());
+        match self.nodes.get_mut(number) {
+            Some(place) => *place = node,
+            None => self.nodes.push(node),
+        }
         self.names.insert(spec.name.clone(), number);
-        self.nodes.push(Node::new(spec, model));
         self.touch(number);
         Ok(number)
     }
@@ -98,6 +108,25 @@ impl Pool {
             }
         };
         Ok(1 << at)
+    }
+
+    /// Takes a node out of the pool and returns who held something there: they are released, and have to run
+    /// elsewhere. Its number goes to the next node that joins.
+    ///
+    /// # Errors
+    /// [`PoolError::NoNode`].
+    pub fn remove(&mut self, name: &str) -> Result<Vec<Ticket>, PoolError> {
+        let number = self.number(name)?;
+        let here = self.held.iter().filter(|(_, held)| held.node as usize == number);
+        let lost: Vec<Ticket> = here.map(|(ticket, _)| Ticket(*ticket)).collect();
+        lost.iter().try_for_each(|ticket| self.release(*ticket))?;
+        if let Some(node) = self.nodes.get_mut(number) {
+            *node = Node::vacant();
+        }
+        self.names.remove(name);
+        self.vacant.insert(number);
+        self.touch(number);
+        Ok(lost)
     }
 
     /// Lets a node take nothing new, or opens it again. A closed node's instances stay until they are released.
@@ -139,7 +168,7 @@ impl Pool {
 
     /// The name of a node.
     pub fn name(&self, node: usize) -> Option<&str> {
-        self.nodes.get(node).map(|node| node.name.as_str())
+        self.nodes.get(node).filter(|node| !node.is_vacant()).map(|node| node.name.as_str())
     }
 
     /// What a node has left beside accelerators.
@@ -155,12 +184,12 @@ impl Pool {
 
     /// How many nodes there are, closed ones too.
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.names.len()
     }
 
     /// Whether there is no node.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.names.is_empty()
     }
 
     /// What the whole pool has and has given away.
@@ -193,6 +222,50 @@ impl Pool {
         let shapes = requests.map(|request| self.shape(request)).collect::<Result<Vec<_>, _>>()?;
         self.scorer.expect(shapes);
         Ok(())
+    }
+
+    /// Notes a request among those that usually come, without placing it.
+    ///
+    /// # Errors
+    /// [`PoolError::Share`].
+    pub fn learn(&mut self, request: &Request) -> Result<(), PoolError> {
+        let shape = self.shape(request)?;
+        self.scorer.observe(shape);
+        Ok(())
+    }
+
+    /// Takes over an instance that runs already, on the accelerators that it holds.
+    ///
+    /// # Errors
+    /// [`PoolError::NoNode`], [`PoolError::NoAccelerator`], and [`PoolError::Taken`] when not all of it is free:
+    /// nothing is taken then.
+    pub fn adopt(
+        &mut self,
+        name: &str,
+        request: &Request,
+        accelerators: &[u16],
+    ) -> Result<Ticket, PoolError> {
+        let (shape, at) = (self.shape(request)?, self.number(name)?);
+        let taken = || PoolError::Taken(name.to_owned());
+        let node = self.nodes.get(at).ok_or_else(taken)?;
+        let mut unique = accelerators.to_vec();
+        unique.sort_unstable();
+        unique.dedup();
+        if unique.len() != usize::from(request.accelerators) || unique.len() != accelerators.len() {
+            return Err(taken());
+        }
+        for number in accelerators {
+            let device = node.devices.get(usize::from(*number));
+            let missing = || PoolError::NoAccelerator { node: name.to_owned(), number: *number };
+            // One that is in maintenance may still be held by what ran there before.
+            if device.ok_or_else(missing)?.free() < shape.milli {
+                return Err(taken());
+            }
+        }
+        if !node.free.holds(&shape.amounts) {
+            return Err(taken());
+        }
+        Ok(self.hold(u32::try_from(at).unwrap_or(u32::MAX), shape, accelerators.to_vec()))
     }
 
     /// Takes what was decided.

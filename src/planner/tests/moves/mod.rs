@@ -248,3 +248,32 @@ fn endpoints_on_a_silent_module_get_nothing_new_while_there_are_others() {
         table.endpoints().filter(|e| e.module == Name::of_module(2)).map(|e| e.draining).collect();
     assert_eq!(silent, [true], "before the lease is over");
 }
+
+#[test]
+fn a_bad_update_of_what_was_never_ready_is_rolled_back_too() {
+    let mut world = World::new(3);
+    apply(&mut world, serving(3, ""));
+    update(&mut world, 3, 0, true);
+    world.run(10_000);
+    assert!(instances(&world)[0].is_ready() && instances(&world)[0].revision == 1);
+    assert_eq!(event(&world, "Updated"), None);
+}
+
+/// What stops first must start where the plan said, or it would come back to where it was, for ever.
+#[test]
+fn a_stop_first_rebalance_ends() {
+    let mut world = World::new(3);
+    for (number, replicas) in [(0, 2), (5, 3), (1, 1)] {
+        apply(&mut world, serving(number, &format!("replicas = {replicas}")));
+    }
+    let drain = |draining: bool| Request::Cordon { module: Name::of_module(1), cordoned: draining, draining };
+    world.request(drain(true)).unwrap();
+    world.run(3000);
+    world.request(drain(false)).unwrap();
+    world.run(10_000);
+    let before: Vec<InstanceId> = instances(&world).iter().map(|i| i.id.clone()).collect();
+    assert!(world.core.instances().all(Instance::is_ready));
+    world.run(10_000);
+    let after: Vec<InstanceId> = instances(&world).iter().map(|i| i.id.clone()).collect();
+    assert_eq!(before, after);
+}

@@ -35,8 +35,8 @@ pub(super) async fn changes(service: &Shared, query: &Query) -> Answer {
 /// `GET /v2/_space/usage`
 pub(super) async fn usage(service: &Shared) -> Answer {
     let store = service.store.clone();
-    let (usage, blobs, quarantined) =
-        blocking(move || Ok((store.usage(), store.blob_count()?, store.quarantined()))).await?;
+    let read = move || Ok((store.usage(), store.blob_count()?, store.quarantined(), store.index().shares()?));
+    let (usage, blobs, quarantined, repositories) = blocking(read).await?;
     Ok(json_response(&json!({
         "stored": usage.stored,
         "uploading": usage.uploading,
@@ -45,6 +45,7 @@ pub(super) async fn usage(service: &Shared) -> Answer {
         "free": usage.free,
         "blobs": blobs,
         "quarantined": quarantined,
+        "repositories": repositories,
     })))
 }
 

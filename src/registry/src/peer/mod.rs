@@ -36,7 +36,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -52,8 +52,10 @@ const LET_ALONE: Duration = Duration::from_secs(5);
 pub(crate) struct Peer {
     client: Client,
     url: String,
-    /// Since when it does not answer.
-    lost: Mutex<Option<Instant>>,
+    /// Whether it does not answer.
+    lost: AtomicBool,
+    /// When it could last not be reached at all.
+    unreached: Mutex<Option<Instant>>,
 }
 
 /// All of them.
@@ -68,26 +70,21 @@ pub(crate) struct Peers {
 
 impl Peer {
     fn is_let_alone(&self) -> bool {
-        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        lost.is_some_and(|since| since.elapsed() < LET_ALONE)
+        let unreached = self.unreached.lock().unwrap_or_else(PoisonError::into_inner);
+        unreached.is_some_and(|since| since.elapsed() < LET_ALONE)
     }
 
     /// Notes whether it answers; the first failure and the first success after it are logged.
     fn heard(&self, error: Option<&PeerError>) {
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let unreached = matches!(error, Some(PeerError::Connect { .. } | PeerError::Late { .. }));
+        *self.unreached.lock().unwrap_or_else(PoisonError::into_inner) = unreached.then(Instant::now);
+        let was_lost = self.lost.swap(error.is_some(), Ordering::Relaxed);
         match error {
-            None if lost.take().is_some() => tracing::info!(peer = self.url, "peer answers again"),
-            None => {}
-            Some(error) => {
-                if lost.is_none() {
-                    tracing::warn!(
-                        peer = self.url,
-                        error = crate::serve::chain(error),
-                        "peer does not answer"
-                    );
-                }
-                *lost = Some(Instant::now());
+            None if was_lost => tracing::info!(peer = self.url, "peer answers again"),
+            Some(error) if !was_lost => {
+                tracing::warn!(peer = self.url, error = crate::serve::chain(error), "peer does not answer");
             }
+            _ => {}
         }
     }
 }
@@ -105,7 +102,8 @@ impl Peers {
         let mut all = Vec::new();
         for replica in replicas {
             let client = Client::new(replica, own)?;
-            all.push(Arc::new(Peer { client, url: replica.url.clone(), lost: Mutex::default() }));
+            let (lost, unreached) = (AtomicBool::new(false), Mutex::default());
+            all.push(Arc::new(Peer { client, url: replica.url.clone(), lost, unreached }));
         }
         Ok(Self { all, store, copied: AtomicU64::new(0), fetching: Mutex::default() })
     }
@@ -121,8 +119,7 @@ impl Peers {
 
     /// How many are reached and how many are not.
     pub(crate) fn state(&self) -> (u64, u64) {
-        let lost =
-            self.all.iter().filter(|peer| peer.lost.lock().unwrap_or_else(PoisonError::into_inner).is_some());
+        let lost = self.all.iter().filter(|peer| peer.lost.load(Ordering::Relaxed));
         let lost = u64::try_from(lost.count()).unwrap_or_default();
         (u64::try_from(self.all.len()).unwrap_or_default().saturating_sub(lost), lost)
     }

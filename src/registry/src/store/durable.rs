@@ -57,12 +57,21 @@ fn side_by_side<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) ->
 impl Store {
     /// Makes a directory below the root, with its ancestors, so that a power cut cannot take it back.
     pub(super) fn ensure_directory(&self, path: &Path) -> Result<()> {
+        self.ensure_directories(&[path])
+    }
+
+    /// Makes several, as one step.
+    pub(super) fn ensure_directories(&self, paths: &[impl AsRef<Path>]) -> Result<()> {
         let mut missing = Vec::new();
-        self.make_directory(path, &mut missing)?;
+        for path in paths {
+            self.make_directory(path.as_ref(), &mut missing)?;
+        }
         if missing.is_empty() {
             return Ok(());
         }
-        let parents: Vec<&Path> = missing.iter().filter_map(|made| made.parent()).collect();
+        let mut parents: Vec<&Path> = missing.iter().filter_map(|made| made.parent()).collect();
+        parents.sort_unstable();
+        parents.dedup();
         side_by_side(&parents, |parent| sync_directory(parent))?;
         let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
         if durable.len() >= MOST_REMEMBERED {

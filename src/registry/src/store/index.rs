@@ -1,11 +1,12 @@
 //! The index: what the files say, where it can be asked quickly. A cache and never the truth: it is made anew
 //! from the files whenever it may lag behind them.
 //!
-//! Changes are written after the files they follow and are not synced one by one. So the index says of itself
-//! whether it was closed in good order; if not, `rebuild` reads the files again.
+//! Changes are written after the files they follow and are not synced one by one. So a file beside the index says
+//! that it was closed in good order and not changed since; without that file, `rebuild` reads all the others again.
 
 mod changes;
 mod rebuild;
+mod shares;
 
 pub(crate) use changes::{Change, Feed};
 pub(super) use rebuild::Snapshot;
@@ -15,9 +16,12 @@ use crate::{digest::Digest, name::Repository};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Raised whenever the tables change: an index of another version is made anew.
@@ -55,11 +59,41 @@ pub(crate) struct Entry {
     pub(crate) annotations: Option<String>,
 }
 
+fn connect(path: &Path, trusted: bool) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    // A new index that is lost in a power cut is made again: its making need not be synced. Afterwards NORMAL keeps
+    // the file whole; what that may lose is read from the files again.
+    connection
+        .execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = WAL; PRAGMA cache_size = -512;")?;
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    match version {
+        VERSION if trusted => {}
+        VERSION => {
+            let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+            if verdict != "ok" {
+                return Err(rusqlite::Error::InvalidColumnName(verdict));
+            }
+        }
+        0 => {
+            connection.execute_batch(&format!("BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"))?
+        }
+        other => return Err(rusqlite::Error::IntegralValueOutOfRange(0, other)),
+    }
+    connection.execute_batch(
+        "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 500; PRAGMA journal_size_limit = 1048576;",
+    )?;
+    Ok(connection)
+}
+
 /// The open index.
 #[derive(Debug)]
 pub(crate) struct Index {
     path: PathBuf,
     connection: Mutex<Connection>,
+    /// Says that everything is in the index and on disk.
+    clean: PathBuf,
+    /// Whether the file is there no more.
+    changed: AtomicBool,
 }
 
 fn number(value: u64) -> i64 {
@@ -73,49 +107,44 @@ fn count(value: i64) -> u64 {
 impl Index {
     /// Opens the index below the root; the second value says that it must be made anew.
     pub(super) fn open(root: &Path) -> Result<(Self, bool)> {
-        let path = root.join("index.db");
-        match Self::connect(&path) {
-            Ok((connection, stale)) => Ok((Self { path, connection: Mutex::new(connection) }, stale)),
+        let (path, clean) = (root.join("index.db"), root.join("index.clean"));
+        let in_order = clean.exists();
+        let opened = match connect(&path, in_order) {
+            Ok(connection) => Ok((connection, in_order)),
             // Whatever is wrong with it: it holds nothing that the files do not say.
             Err(error) => {
                 tracing::warn!(index = %path.display(), %error, "the index cannot be used and is made anew");
                 for end in ["", "-wal", "-shm"] {
                     let _ = fs::remove_file(root.join(format!("index.db{end}")));
                 }
-                let (connection, _) = Self::connect(&path)
-                    .map_err(|source| StoreError::Index { path: path.clone(), source })?;
-                Ok((Self { path, connection: Mutex::new(connection) }, true))
+                connect(&path, true).map(|connection| (connection, false))
             }
+        };
+        let failed = |source| StoreError::Index { path: path.clone(), source };
+        let (connection, in_order) = opened.map_err(failed)?;
+        let known: Option<String> = connection
+            .query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0))
+            .optional()
+            .map_err(failed)?;
+        let index = Self { path, connection: Mutex::new(connection), clean, changed: AtomicBool::new(false) };
+        if known.is_none() {
+            index.set_note("epoch", &format!("{:016x}", rand::random::<u64>()))?;
         }
-    }
-
-    fn connect(path: &Path) -> rusqlite::Result<(Connection, bool)> {
-        let connection = Connection::open(path)?;
-        // NORMAL keeps the file whole through a power cut; what it may lose is read from the files again.
-        connection.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -512;
-             PRAGMA wal_autocheckpoint = 500; PRAGMA journal_size_limit = 1048576;",
-        )?;
-        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if version != VERSION && version != 0 {
-            return Err(rusqlite::Error::IntegralValueOutOfRange(0, version));
-        }
-        connection.execute_batch(TABLES)?;
-        connection.execute_batch(&format!("PRAGMA user_version = {VERSION}"))?;
-        let clean: Option<String> = connection
-            .query_row("SELECT value FROM meta WHERE key = 'clean'", [], |row| row.get(0))
-            .optional()?;
-        connection.execute_batch(
-            "INSERT OR IGNORE INTO meta VALUES ('epoch', lower(hex(randomblob(8))));
-             INSERT OR REPLACE INTO meta VALUES ('clean', 'no');",
-        )?;
-        // The mark must be on disk before the first change that is not.
-        connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
-        Ok((connection, clean.as_deref() != Some("yes")))
+        Ok((index, !in_order || known.is_none()))
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection for a change. That there are changes must be on disk before the first of them.
+    fn writing(&self) -> Result<MutexGuard<'_, Connection>> {
+        let connection = self.lock();
+        if !self.changed.load(Ordering::Relaxed) {
+            super::remove(&self.clean)?;
+            self.changed.store(true, Ordering::Relaxed);
+        }
+        Ok(connection)
     }
 
     fn failed(&self) -> impl Fn(rusqlite::Error) -> StoreError + '_ {
@@ -124,15 +153,20 @@ impl Index {
 
     /// Says that everything the files say is in here: the last word before the process ends.
     pub(super) fn close(&self) -> Result<()> {
-        self.lock()
-            .execute_batch(
-                "INSERT OR REPLACE INTO meta VALUES ('clean', 'yes'); PRAGMA wal_checkpoint(TRUNCATE)",
-            )
-            .map_err(self.failed())
+        let connection = self.lock();
+        if !self.changed.load(Ordering::Relaxed) && self.clean.exists() {
+            return Ok(());
+        }
+        connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").map_err(self.failed())?;
+        File::create(&self.clean)
+            .and_then(|file| file.sync_all())
+            .map_err(StoreError::io("write", &self.clean))?;
+        self.changed.store(false, Ordering::Relaxed);
+        self.clean.parent().map_or(Ok(()), super::durable::sync_directory)
     }
 
     pub(super) fn add_blob(&self, digest: &Digest, size: u64) -> Result<()> {
-        let connection = self.lock();
+        let connection = self.writing()?;
         let mut statement =
             connection.prepare_cached("INSERT OR REPLACE INTO blob VALUES (?, ?)").map_err(self.failed())?;
         statement.execute(params![digest.to_string(), number(size)]).map_err(self.failed())?;
@@ -140,7 +174,7 @@ impl Index {
     }
 
     pub(super) fn remove_blob(&self, digest: &Digest) -> Result<()> {
-        self.lock()
+        self.writing()?
             .execute("DELETE FROM blob WHERE digest = ?", [digest.to_string()])
             .map_err(self.failed())?;
         Ok(())
@@ -156,7 +190,7 @@ impl Index {
     }
 
     pub(super) fn add_link(&self, repository: &Repository, digest: &Digest) -> Result<()> {
-        let connection = self.lock();
+        let connection = self.writing()?;
         let mut statement =
             connection.prepare_cached("INSERT OR IGNORE INTO link VALUES (?, ?)").map_err(self.failed())?;
         statement.execute(params![repository.as_str(), digest.to_string()]).map_err(self.failed())?;
@@ -164,7 +198,7 @@ impl Index {
     }
 
     pub(super) fn remove_link(&self, repository: &Repository, digest: &Digest) -> Result<()> {
-        self.lock()
+        self.writing()?
             .execute(
                 "DELETE FROM link WHERE repository = ? AND digest = ?",
                 params![repository.as_str(), digest.to_string()],
@@ -256,7 +290,7 @@ impl Index {
 
     /// Keeps a value.
     pub(crate) fn set_note(&self, key: &str, value: &str) -> Result<()> {
-        self.lock()
+        self.writing()?
             .execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])
             .map_err(self.failed())?;
         Ok(())

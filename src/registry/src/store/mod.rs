@@ -8,6 +8,7 @@
 //! uploads/<id>                                        on its way
 //! quarantine/<algorithm>-<hex>-<time>                 content that is no longer what its name says
 //! index.db                                            what the files say, made anew when it may lag behind
+//! index.clean                                         the index has everything: closed in good order
 //! lock                                                held by the process that has the root
 //! ```
 
@@ -169,9 +170,7 @@ impl Store {
             changed: watch::Sender::new(0),
             _lock: lock,
         };
-        for name in ["blobs", "repositories", "uploads"] {
-            store.ensure_directory(&root.join(name))?;
-        }
+        store.ensure_directories(&["blobs", "repositories", "uploads"].map(|name| root.join(name)))?;
         store.sweep_uploads();
         if stale {
             store.rebuild_index()?;

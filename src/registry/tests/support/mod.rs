@@ -13,7 +13,7 @@ use ureq::{Agent, Body, http::Response};
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_space-registry");
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(60);
 
 pub struct Registry {
     pub child: Child,
@@ -95,7 +95,7 @@ impl Drop for Registry {
 pub fn client() -> Agent {
     Agent::config_builder()
         .http_status_as_error(false)
-        .timeout_global(Some(Duration::from_secs(20)))
+        .timeout_global(Some(Duration::from_secs(60)))
         .build()
         .new_agent()
 }
@@ -190,4 +190,82 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     }
     content.truncate(length);
     content
+}
+
+impl Registry {
+    /// With a configuration file, on loopback without TLS. `directory` also gets the images and the log.
+    pub fn configured(directory: &Path, sections: &str) -> Self {
+        let config = directory.join("registry.toml");
+        let root = directory.join("root");
+        fs::write(&config, format!("root = {root:?}\nlisten = \"127.0.0.1:0\"\n{sections}")).unwrap();
+        Self::start_with(directory, &["--config", config.to_str().unwrap(), "--insecure-http"])
+    }
+
+    /// Pushes an image of one small layer; answers with the layer's digest and the manifest's.
+    pub fn push_image(&self, repository: &str, tag: &str, seed: u64) -> (String, String) {
+        let config = self.push(repository, b"{}");
+        let layer = self.push(repository, &noise(seed, 50_000));
+        let text = manifest(&config, &layer, "");
+        assert_eq!(self.put_manifest(repository, tag, MANIFEST, &text).status(), 201);
+        (layer, sha256(text.as_bytes()))
+    }
+
+    pub fn post(&self, path: &str) -> Response<Body> {
+        client().post(&self.url(path)).send_empty().unwrap()
+    }
+
+    pub fn delete(&self, path: &str) -> u16 {
+        client().delete(&self.url(path)).call().unwrap().status().as_u16()
+    }
+
+    pub fn status(&self, path: &str) -> u16 {
+        self.get(path).status().as_u16()
+    }
+
+    pub fn json(&self, path: &str) -> serde_json::Value {
+        serde_json::from_slice(&body(&mut self.get(path))).unwrap()
+    }
+
+    /// Ends in good order.
+    pub fn stop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        wait_for("its end", || self.child.try_wait().unwrap());
+    }
+}
+
+/// Runs the program to its end; answers with its exit code and what it wrote.
+pub fn run(arguments: &[&str]) -> (i32, String) {
+    let output = Command::new(PROGRAM).args(arguments).env("RUST_LOG", "off").output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+/// A request as it stands, for what no client library would send; answers with everything that comes back.
+pub fn raw(port: u16, request: &str) -> String {
+    use std::io::Write;
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+pub fn sha512(content: &[u8]) -> String {
+    use sha2::Digest;
+    format!("sha512:{}", hex::encode(sha2::Sha512::digest(content)))
+}
+
+/// The files below a directory, as paths.
+pub fn files(directory: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(next) = waiting.pop() {
+        for entry in fs::read_dir(&next).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { waiting.push(path) } else { found.push(path) }
+        }
+    }
+    found
 }

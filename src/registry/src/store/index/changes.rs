@@ -73,7 +73,7 @@ impl Index {
         stamp: i64,
         tags: &[(Tag, Digest, i64)],
     ) -> Result<()> {
-        let mut connection = self.lock();
+        let mut connection = self.writing()?;
         let digest = entry.digest.to_string();
         let write = |connection: &mut rusqlite::Connection| {
             let transaction = connection.transaction()?;
@@ -103,7 +103,7 @@ impl Index {
         reference: &str,
         stamp: i64,
     ) -> Result<()> {
-        let mut connection = self.lock();
+        let mut connection = self.writing()?;
         let write = |connection: &mut rusqlite::Connection| {
             let transaction = connection.transaction()?;
             let parameters = params![repository.as_str(), reference];

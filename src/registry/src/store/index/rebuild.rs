@@ -41,7 +41,8 @@ const PRESENT: &str = "
 impl Index {
     /// Replaces everything; numbers that followers have read up to stay valid.
     pub(in crate::store) fn rebuild(&self, snapshot: &Snapshot) -> Result<()> {
-        write(&mut self.lock(), snapshot).map_err(self.failed())
+        let mut connection = self.writing()?;
+        write(&mut connection, snapshot).map_err(self.failed())
     }
 
     /// How many rows differ from what the files say.

@@ -1,0 +1,24 @@
+SUMMARY = "The flight image of a spacecloud module"
+DESCRIPTION = "Real-time kernel, systemd, containerd, Docker in bridge mode, CNI, criu, nftables and the three programs. \
+No shell login, no package manager, no compiler: a module is operated through the cluster."
+
+require spacecloud-image.inc
+
+inherit extrausers
+
+# No password opens a session, not even on the serial console.
+EXTRA_USERS_PARAMS = "\
+    usermod --lock --expiredate 1 --shell /sbin/nologin root; \
+"
+
+# No login prompt either.
+mask_getty() {
+    for unit in getty@.service serial-getty@.service console-getty.service; do
+        ln -sf /dev/null ${IMAGE_ROOTFS}${sysconfdir}/systemd/system/$unit
+    done
+}
+ROOTFS_POSTPROCESS_COMMAND += "mask_getty"
+
+# What an attacker would look for first must not be there, whoever recommends it.
+PACKAGE_EXCLUDE:append = " binutils dropbear gcc openssh-sshd opkg"
+BAD_RECOMMENDATIONS:append = " gdb perl python3-core"

@@ -1,0 +1,203 @@
+//! The scripts of a module's slots, run as they are: which root slot is booted, and which slot of the chassis this is.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn script(name: &str) -> PathBuf {
+    let files = "../meta-spacecloud/recipes-core/spacecloud-conf/files";
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(files).join(name)
+}
+
+/// An ESP in a folder.
+struct Esp(tempfile::TempDir);
+
+impl Esp {
+    fn new(entries: &[(&str, u32)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("loader/entries")).unwrap();
+        for (name, version) in entries {
+            let text = format!("title x\nsort-key spacecloud\nversion {version}\nlinux /slots/a/linux\n");
+            fs::write(folder.path().join("loader/entries").join(name), text).unwrap();
+        }
+        Self(folder)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("sh");
+        command.arg(script("bootslot")).args(arguments).env("SPACECLOUD_ESP", self.0.path());
+        command.output().unwrap()
+    }
+
+    fn says(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn refuses(&self, arguments: &[&str], words: &str) {
+        let output = self.run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(words), "{arguments:?}: {said:?} lacks {words:?}");
+    }
+
+    fn entries(&self) -> Vec<String> {
+        let found = fs::read_dir(self.0.path().join("loader/entries")).unwrap();
+        let mut names: Vec<_> =
+            found.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// As systemd-boot does before it starts an entry.
+    fn boot(&self) -> String {
+        let slot = self.says(&["get-primary"]);
+        let name = self.entries().into_iter().find(|name| name.starts_with(&format!("slot-{slot}"))).unwrap();
+        if let Some((head, tail)) = name.trim_end_matches(".conf").split_once('+') {
+            let (left, done) = tail.split_once('-').unwrap_or((tail, "0"));
+            let count = |text: &str| text.parse::<u32>().unwrap();
+            let next = format!("{head}+{}-{}.conf", count(left) - 1, count(done) + 1);
+            let entries = self.0.path().join("loader/entries");
+            fs::rename(entries.join(name), entries.join(next)).unwrap();
+        }
+        slot
+    }
+}
+
+#[test]
+fn a_slot_on_trial_is_tried_three_times_and_then_passed_over() {
+    let esp = Esp::new(&[("slot-a.conf", 4), ("slot-b+3.conf", 5)]);
+    assert_eq!(esp.says(&["get-state", "b"]), "good");
+    for left in ["2", "1", "0"] {
+        assert_eq!(esp.boot(), "b");
+        assert_eq!(esp.says(&["trial", "b"]), left);
+    }
+    assert_eq!(esp.says(&["get-state", "b"]), "bad");
+    assert_eq!(esp.boot(), "a");
+    assert_eq!(esp.says(&["trial", "a"]), "proven");
+}
+
+#[test]
+fn a_slot_that_has_proven_good_stays() {
+    let esp = Esp::new(&[("slot-a.conf", 4), ("slot-b+3.conf", 5)]);
+    assert_eq!(esp.boot(), "b");
+    esp.says(&["set-state", "b", "good"]);
+    assert_eq!(esp.entries(), ["slot-a.conf", "slot-b.conf"]);
+    for _ in 0..5 {
+        assert_eq!(esp.boot(), "b");
+    }
+    // Back to the other one by hand; it is on trial again.
+    esp.says(&["set-primary", "a"]);
+    assert_eq!(esp.entries(), ["slot-a+3.conf", "slot-b.conf"]);
+    assert_eq!(esp.boot(), "a");
+}
+
+#[test]
+fn a_slot_that_is_being_written_has_no_entry() {
+    let esp = Esp::new(&[("slot-a.conf", 4), ("slot-b+0-3.conf", 5)]);
+    esp.says(&["set-state", "b", "bad"]);
+    assert_eq!(esp.entries(), ["slot-a.conf"]);
+    assert_eq!(esp.says(&["get-primary"]), "a");
+    esp.refuses(&["set-primary", "b"], "nothing was installed there");
+    esp.refuses(&["set-state", "b", "good"], "cannot be good");
+}
+
+#[test]
+fn an_installed_bundle_gets_its_kernel_and_an_entry_on_trial() {
+    let esp = Esp::new(&[("slot-a.conf", 7)]);
+    let bundle = tempfile::tempdir().unwrap();
+    let env = "blocks=100\nroot=aa\nsalt=bb\nversion='2.0'\narguments='console=ttyS0 quiet'\n";
+    fs::write(bundle.path().join("slot.env"), env).unwrap();
+    fs::write(bundle.path().join("linux"), "kernel").unwrap();
+    let install = || {
+        let mut command = Command::new("sh");
+        command.arg(script("bootslot")).arg("installed").env("SPACECLOUD_ESP", esp.0.path());
+        command.env("RAUC_BUNDLE_MOUNT_POINT", bundle.path()).env("RAUC_TARGET_SLOTS", "2");
+        command.env("RAUC_SLOT_BOOTNAME_1", "a").env("RAUC_SLOT_BOOTNAME_2", "b").output().unwrap()
+    };
+    let output = install();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(esp.entries(), ["slot-a.conf", "slot-b+3.conf"]);
+    let entry = fs::read_to_string(esp.0.path().join("loader/entries/slot-b+3.conf")).unwrap();
+    let uuid = "PARTUUID=5ace0001-0000-4000-8000-00000000000b";
+    let table = format!("0 800 verity 1 {uuid} {uuid} 4096 4096 100 100 sha256 aa bb");
+    for part in [
+        "title spacecloud 2.0 in slot b",
+        "version 8",
+        "linux /slots/b/linux",
+        "rauc.slot=b root=/dev/dm-0",
+        &format!("dm-mod.create=\"slot,,,ro,{table}\" console=ttyS0 quiet"),
+    ] {
+        assert!(entry.contains(part), "{part} is not in {entry}");
+    }
+    assert!(!entry.contains("initrd"));
+    assert_eq!(fs::read(esp.0.path().join("slots/b/linux")).unwrap(), b"kernel");
+    assert_eq!(esp.says(&["get-primary"]), "b");
+    // Again, over what is there.
+    assert!(install().status.success());
+    assert_eq!(esp.entries(), ["slot-a.conf", "slot-b+3.conf"]);
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let esp = Esp::new(&[]);
+    esp.refuses(&["get-primary"], "no slot has an entry");
+    esp.refuses(&["get-state", "c"], "no slot 'c'");
+    esp.refuses(&["set-state", "a", "great"], "not 'great'");
+    esp.refuses(&["fly"], "'fly' is not");
+}
+
+/// The slot script with a made-up command line, pins and firmware.
+fn slot(
+    arguments: &str,
+    pins: Option<&str>,
+    tag: Option<&str>,
+    data: Option<&str>,
+) -> Result<String, String> {
+    let root = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = root.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    };
+    write("proc/cmdline", arguments);
+    let tool =
+        pins.map_or_else(|| "#!/bin/sh\nexit 1\n".to_owned(), |pins| format!("#!/bin/sh\necho {pins}\n"));
+    fs::set_permissions(write("bin/gpioget", &tool), fs::Permissions::from_mode(0o755)).unwrap();
+    if let Some(tag) = tag {
+        write("sys/class/dmi/id/chassis_asset_tag", tag);
+    }
+    if let Some(data) = data {
+        write("run/spacecloud/esp/spacecloud/slot", &format!("{data}\n"));
+    }
+    let path = format!("{}:/usr/bin:/bin", root.path().join("bin").display());
+    let mut command = Command::new("sh");
+    let output =
+        command.arg(script("spacecloud-slot")).env("SPACECLOUD_ROOT", root.path()).env("PATH", path).output();
+    let output = output.unwrap();
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if !output.status.success() {
+        return Err(said(&output.stderr));
+    }
+    let number = fs::read_to_string(root.path().join("run/spacecloud/slot")).unwrap();
+    assert!(said(&output.stdout).contains(number.trim()));
+    Ok(number.trim().to_owned())
+}
+
+#[test]
+fn the_slot_comes_from_the_first_source_that_knows_it() {
+    // Pins are low for one. Slot 5 is GA0 and GA2; two ones, so the parity pin is a one too.
+    let five = Some("0 1 0 1 1 0");
+    assert_eq!(slot("quiet spacecloud.slot=9", five, None, None).as_deref(), Ok("9"));
+    assert_eq!(slot("quiet", five, Some("slot-7"), Some("3")).as_deref(), Ok("5"));
+    assert_eq!(slot("quiet", None, Some("slot-7"), Some("3")).as_deref(), Ok("7"));
+    assert_eq!(slot("quiet", None, Some("To be filled by O.E.M."), Some("3")).as_deref(), Ok("3"));
+    // An open pin spoils the parity: the next source is asked.
+    assert_eq!(slot("quiet", Some("1 1 0 1 1 0"), None, Some("3")).as_deref(), Ok("3"));
+    let nothing = slot("quiet", None, None, None).unwrap_err();
+    assert!(nothing.contains("spacecloud.slot=N") && nothing.contains("slot.conf"), "{nothing}");
+    assert!(slot("spacecloud.slot=99", None, None, None).is_err());
+}

@@ -1,0 +1,226 @@
+//! Services, health, drains and updates through the real daemons.
+
+use super::*;
+use hickory_proto::{
+    op::{Message, MessageType, OpCode, Query},
+    rr::{Name, RecordType},
+};
+use model::{Endpoint, InstanceId, ServiceTable};
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::net::{TcpListener as Listener, UdpSocket};
+
+/// Accepts connections for as long as it is open, in place of what the instances would do.
+struct Door {
+    port: u16,
+    open: Arc<AtomicBool>,
+}
+
+impl Door {
+    async fn new() -> Self {
+        let listener = Listener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let open = Arc::new(AtomicBool::new(true));
+        let is_open = open.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let status = if is_open.load(Ordering::Relaxed) { "200 OK" } else { "503 Not Now" };
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                tokio::spawn(async move {
+                    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                    let mut question = [0; 512];
+                    let _ = stream.read(&mut question).await;
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                });
+            }
+        });
+        Self { port, open }
+    }
+}
+
+fn tables(cluster: &Cluster) -> Vec<ServiceTable> {
+    cluster.agents.values().map(|(runtime, _)| runtime.table()).collect()
+}
+
+fn open_endpoints(table: &ServiceTable) -> Vec<&Endpoint> {
+    table.endpoints().filter(|e| !e.draining).collect()
+}
+
+/// Waits until every module's table is as wished, with a bound.
+async fn until_tables(cluster: &Cluster, what: &str, test: impl Fn(&ServiceTable) -> bool) {
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !tables(cluster).iter().all(&test) {
+        assert!(tokio::time::Instant::now() < end, "{what} did not come true: {:#?}", tables(cluster));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn address_of(server: &str, name: &str) -> Option<String> {
+    let mut question = Message::new(9, MessageType::Query, OpCode::Query);
+    question.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(&question.to_vec().unwrap(), server).await.unwrap();
+    let mut buffer = [0; 512];
+    let heard = tokio::time::timeout(Duration::from_secs(30), socket.recv(&mut buffer)).await;
+    let answer = Message::from_vec(&buffer[..heard.unwrap().unwrap()]).unwrap();
+    answer.answers.first().map(|record| record.data.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_has_one_address_a_name_and_only_healthy_endpoints() {
+    let cluster = Cluster::start(2).await;
+    let door = Door::new().await;
+    let app = format!(
+        "name='web'\nimage='registry.spacecloud:5000/demo:1'\nreplicas=2\n\
+         ports=[{{container={}, service=80}}]\nhealth={{http='/', every='50ms', failures=2}}\n",
+        door.port
+    );
+    cluster.apply(&app).await.unwrap();
+    let snapshot = cluster.until("two ready", all_ready(2)).await;
+    assert_eq!(snapshot.apps[0].service, "10.46.0.1:80");
+    until_tables(&cluster, "two endpoints", |t| open_endpoints(t).len() == 2).await;
+    for server in cluster.names.values() {
+        assert_eq!(address_of(server, "web.space.").await.as_deref(), Some("10.46.0.1"));
+        assert_eq!(address_of(server, "nobody.space.").await, None);
+    }
+    // Unhealthy: out of the service, and started anew.
+    door.open.store(false, Ordering::Relaxed);
+    until_tables(&cluster, "no endpoint", |t| open_endpoints(t).is_empty()).await;
+    let sick = |s: &v1::Snapshot| {
+        s.instances
+            .iter()
+            .all(|i| i.restarts > 0 && i.message.contains("/ answered 503") && i.phase == "back-off")
+    };
+    cluster.until("both are started anew and say why", sick).await;
+    door.open.store(true, Ordering::Relaxed);
+    cluster.until("two ready again", all_ready(2)).await;
+    until_tables(&cluster, "two endpoints again", |t| open_endpoints(t).len() == 2).await;
+    assert!(cluster.agents.values().all(|(r, _)| r.running().iter().all(|id| r.starts(id) >= 2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_hangs_is_cut_off_and_holds_nobody_up() {
+    let cluster = Cluster::start(1).await;
+    let app = |name: &str, command: &str| {
+        format!(
+            "[[app]]\nname='{name}'\nimage='registry.spacecloud:5000/demo:1'\n\
+             health={{exec={command}, every='50ms', timeout='200ms', start_period='0ms', failures=2}}\n"
+        )
+    };
+    let apps =
+        [app("hangs", "['sleep','600']"), app("fails", "['false']"), app("works", "['true']")].concat();
+    cluster.apply(&apps).await.unwrap();
+    let met = |s: &v1::Snapshot| {
+        let is = |app: &str, phase: &str, message: &str| {
+            s.instances.iter().any(|i| i.app == app && i.phase == phase && i.message.contains(message))
+        };
+        is("hangs", "back-off", "no answer in 200ms")
+            && is("fails", "back-off", "false exited with 1")
+            && is("works", "ready", "")
+    };
+    cluster.until("each says how it is", met).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_module_keeps_its_connections_until_they_end() {
+    let cluster = Cluster::start(2).await;
+    let app = "name='web'\nimage='registry.spacecloud:5000/demo:1'\nports=[{container=80, service=80}]\n\
+               migration={drain='10min'}\n";
+    cluster.apply(app).await.unwrap();
+    let snapshot = cluster.until("ready", all_ready(1)).await;
+    let (old, module) = (snapshot.instances[0].id.clone(), snapshot.instances[0].module.clone());
+    until_tables(&cluster, "one endpoint", |t| open_endpoints(t).len() == 1).await;
+    let slot: u16 = module.rsplit('-').next().unwrap().parse().unwrap();
+    let id: InstanceId = old.parse().unwrap();
+    cluster.agents[&slot].0.connect(&id, 2);
+    let request = v1::CordonRequest { module, cordoned: true, draining: true };
+    cluster.client().await.cordon(request).await.unwrap();
+    let both = |s: &v1::Snapshot| {
+        s.instances.iter().any(|i| i.id == old && i.phase == "draining")
+            && s.instances.iter().any(|i| i.id != old && i.phase == "ready")
+    };
+    cluster.until("the new one serves and the old one drains", both).await;
+    until_tables(&cluster, "new connections go to the new one", |t| {
+        open_endpoints(t).len() == 1 && t.endpoints().any(|e| e.instance == id && e.draining)
+    })
+    .await;
+    assert!(cluster.agents[&slot].0.running().contains(&id));
+    cluster.agents[&slot].0.connect(&id, 0);
+    cluster.until("the old one is gone", |s| s.instances.iter().all(|i| i.id != old)).await;
+    until_tables(&cluster, "and out of the table", |t| t.endpoints().all(|e| e.instance != id)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_goes_on_or_goes_back_and_the_service_stays() {
+    let cluster = Cluster::start(3).await;
+    let app = |image: &str| {
+        format!(
+            "name='web'\nimage='registry.spacecloud:5000/{image}'\nreplicas=3\nports=[{{container=80, service=80}}]\n\
+             update={{within='3s'}}\n"
+        )
+    };
+    cluster.apply(&app("demo:1")).await.unwrap();
+    cluster.until("ready", all_ready(3)).await;
+    until_tables(&cluster, "three endpoints", |t| open_endpoints(t).len() == 3).await;
+    let watch = async {
+        loop {
+            for table in tables(&cluster) {
+                assert!(!open_endpoints(&table).is_empty(), "nobody serves");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let change = async {
+        cluster.apply(&app("demo:2")).await.unwrap();
+        let whole = |s: &v1::Snapshot| all_ready(3)(s) && s.instances.iter().all(|i| i.image.ends_with(":2"));
+        cluster.until("all have the new image", whole).await;
+        cluster.apply(&app("missing:3")).await.unwrap();
+        let back = |s: &v1::Snapshot| {
+            all_ready(3)(s)
+                && s.instances.iter().all(|i| i.image.ends_with(":2"))
+                && s.events
+                    .iter()
+                    .any(|e| e.reason == "RolledBack" && e.message.contains("not in the registry"))
+        };
+        let snapshot = cluster.until("it is rolled back and says why", back).await;
+        assert!(snapshot.apps[0].note.contains("rolled back"), "{}", snapshot.apps[0].note);
+        assert!(snapshot.apps[0].image.ends_with("demo:2"));
+    };
+    tokio::select! {
+        () = watch => {}
+        () = change => {}
+    }
+    // Pulled ahead: each image that ran is on every one of the three modules.
+    for (runtime, _) in cluster.agents.values() {
+        assert!(runtime.pulled().iter().any(|image| image.ends_with("demo:2")));
+    }
+}
+
+/// What may outlive the lease does: an agent that starts again while it is cut off adopts it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_restarts_while_cut_off_keeps_what_it_may_keep() {
+    let mut cluster = Cluster::start(1).await;
+    let apps = "[[app]]\nname='stays'\nimage='registry.spacecloud:5000/demo:1'\nmigration={on_disconnect='keep'}\n\
+                [[app]]\nname='goes'\nimage='registry.spacecloud:5000/demo:1'\n";
+    cluster.apply(apps).await.unwrap();
+    cluster.until("ready", all_ready(2)).await;
+    cluster.server.take().unwrap().stop();
+    // The same port answers nobody any more: a cut, not a server that is being restarted.
+    let silent = Listener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let runtime = cluster.agents[&1].0.clone();
+    cluster.agents[&1].1.abort();
+    let token = cluster.server_config.state.join("token");
+    let mut config = config(cluster.dir.path(), 1, silent.port(), free_port(), &token);
+    config.server.address = "192.0.2.1:7440".to_owned();
+    let again = runtime.clone();
+    let task = tokio::spawn(async move { agent::run_on(config, again).await.unwrap() });
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
+    let names = |runtime: &FakeRuntime| -> Vec<String> {
+        runtime.running().iter().map(|id| id.replica().to_string()).collect()
+    };
+    while names(&runtime) != ["stays/1"] {
+        assert!(tokio::time::Instant::now() < end, "{:?} still run", names(&runtime));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(runtime.running().iter().all(|id| runtime.starts(id) == 1), "it was adopted, not started anew");
+    task.abort();
+}

@@ -1,0 +1,114 @@
+//! The same loads for space-registry, Debian's docker-registry and, for plain files, nginx: turn by turn on one
+//! machine, medians of several rounds, each beside what it should be. Run by `make bench`.
+//!
+//! docker-registry and nginx are the distribution's: installed ones are used, others are unpacked into the
+//! build directory and not installed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
+
+mod http;
+mod loads;
+mod server;
+
+use loads::{Figures, LOADS};
+use server::{Kind, Server};
+use std::collections::BTreeMap;
+
+const ROUNDS: usize = 3;
+
+type Key = (Kind, &'static str);
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// What each figure should be, as a ratio of ours to theirs.
+struct Limit {
+    figure: &'static str,
+    what: &'static str,
+    ratio: f64,
+    /// Whether more is better.
+    more: bool,
+    rival: Kind,
+}
+
+const fn limit(figure: &'static str, what: &'static str, ratio: f64, more: bool, rival: Kind) -> Limit {
+    Limit { figure, what, ratio, more, rival }
+}
+
+const LIMITS: [Limit; 23] = [
+    limit("push.rate", "push 5 x 40 MiB, MB/s", 1.0, true, Kind::Docker),
+    limit("push.cpu", "  server CPU, ms per GiB", 0.5, false, Kind::Docker),
+    limit("push.rss", "  peak RSS, MiB", 0.34, false, Kind::Docker),
+    limit("pull.rate", "pull of it, MB/s", 1.0, true, Kind::Docker),
+    limit("pull.cpu", "  server CPU, ms per GiB", 0.5, false, Kind::Docker),
+    limit("pull.rss", "  peak RSS, MiB", 0.34, false, Kind::Docker),
+    limit("parallel.rate", "16 pulls at once, MB/s", 1.0, true, Kind::Docker),
+    limit("parallel.cpu", "  server CPU, ms per GiB", 0.5, false, Kind::Docker),
+    limit("parallel.rss", "  peak RSS, MiB", 0.34, false, Kind::Docker),
+    limit("small-push-1.rate", "200 small images, pushed per second, 1 connection", 1.5, true, Kind::Docker),
+    limit("small-push-1.cpu", "  server CPU, ms per image", 0.5, false, Kind::Docker),
+    limit("small-push-8.rate", "  8 connections", 1.5, true, Kind::Docker),
+    limit("small-push-8.cpu", "  server CPU, ms per image", 0.5, false, Kind::Docker),
+    limit("small-push-8.rss", "  peak RSS, MiB", 0.34, false, Kind::Docker),
+    limit("small-pull-1.rate", "  pulled per second, 1 connection", 1.5, true, Kind::Docker),
+    limit("small-pull-1.cpu", "  server CPU, ms per image", 0.5, false, Kind::Docker),
+    limit("small-pull-8.rate", "  8 connections", 1.5, true, Kind::Docker),
+    limit("small-pull-8.cpu", "  server CPU, ms per image", 0.5, false, Kind::Docker),
+    limit("small-pull-8.rss", "  peak RSS, MiB", 0.34, false, Kind::Docker),
+    limit("start.ms", "start to first answer, ms", 1.0, false, Kind::Docker),
+    limit("start.rss", "idle RSS, MiB", 1.0, false, Kind::Docker),
+    limit("raw.rate", "16 raw GETs of 40 MiB blobs, MB/s; beside nginx", 0.9, true, Kind::Nginx),
+    limit("raw.cpu", "  server CPU, ms per GiB", 1.1, false, Kind::Nginx),
+];
+
+/// Limits that no rival sets.
+const ABSOLUTE: [(&str, &str, f64); 2] =
+    [("start.ms", "start to first answer below 25 ms", 25.0), ("start.rss", "idle RSS below 10 MiB", 10.0)];
+
+fn main() {
+    let mut all: BTreeMap<Key, Vec<f64>> = BTreeMap::new();
+    for round in 1..=ROUNDS {
+        for load in LOADS {
+            for kind in [Kind::Space, Kind::Docker, Kind::Nginx] {
+                if kind == Kind::Nginx && load.name != "raw" {
+                    continue;
+                }
+                eprintln!("round {round} of {ROUNDS}: {} with {}", load.name, kind.name());
+                let mut server = Server::start(kind);
+                let figures: Figures = (load.run)(&mut server);
+                for (name, value) in figures {
+                    all.entry((kind, name)).or_default().push(value);
+                }
+            }
+        }
+    }
+    report(&all.into_iter().map(|(key, values)| (key, median(values))).collect());
+}
+
+fn report(figures: &BTreeMap<Key, f64>) {
+    println!("\n{:<52} {:>10} {:>10} {:>7}  wanted", "median of 3 rounds", "ours", "theirs", "ratio");
+    for Limit { figure, what, ratio, more, rival } in LIMITS {
+        let (Some(ours), Some(theirs)) = (figures.get(&(Kind::Space, figure)), figures.get(&(rival, figure)))
+        else {
+            println!("{what:<52} was not measured");
+            continue;
+        };
+        let found = ours / theirs;
+        let met = if more { found >= ratio } else { found <= ratio };
+        let sign = if more { ">=" } else { "<=" };
+        let verdict = if met { "" } else { "  MISSED" };
+        println!("{what:<52} {ours:>10.1} {theirs:>10.1} {found:>7.2}  {sign} {ratio}{verdict}");
+    }
+    for (figure, what, most) in ABSOLUTE {
+        let found = figures.get(&(Kind::Space, figure)).copied().unwrap_or(f64::INFINITY);
+        println!("{what:<52} {found:>10.1} {:>27}", if found < most { "met" } else { "MISSED" });
+    }
+}
