@@ -5,12 +5,15 @@ use crate::backplane::Counters;
 use crate::control::Output;
 use crate::module::{Link, Power};
 use crate::{Limit, Provision, SimError};
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
 /// See [`crate::Module`], whose methods of the same names these are.
 pub(crate) trait Board: Debug + Send + Sync {
     fn set_identity(&self, identity: Provision);
+    /// Namespaces have no bus: nothing is in their slots anyhow.
+    fn take_out(&self, _accelerators: BTreeSet<u32>) {}
     fn power_on(&self) -> Result<(), SimError>;
     fn power_off(&self) -> Result<(), SimError>;
     fn status(&self) -> Power;

@@ -81,6 +81,9 @@ pub struct Accelerator {
     pub number: u32,
     /// The PCIe slot, 1 to [`MAX_PCIE_SLOT`]; listed under `/sys/bus/pci/slots`.
     pub pcie_slot: u8,
+    /// The slot is there and nothing is in it.
+    #[serde(default)]
+    pub empty: bool,
 }
 
 /// Ports on 127.0.0.1 that the chassis file fixes.
@@ -167,6 +170,19 @@ impl ChassisFile {
 }
 
 impl Slot {
+    /// What its agent is told of the accelerators: a line of spacecloud.toml for each slot. QEMU's devices have no
+    /// driver of their own, so the kernel's generic one makes their nodes.
+    pub fn slot_map(&self) -> Option<String> {
+        let line = |a: &Accelerator| {
+            let (number, slot) = (a.number, a.pcie_slot);
+            format!(
+                "[[agent.accelerators]]\nnumber = {number}\npcie_slot = \"{slot}\"\ndriver = \"uio_pci_generic\"\n"
+            )
+        };
+        let lines: String = self.accelerators.iter().map(line).collect();
+        (!lines.is_empty()).then_some(lines)
+    }
+
     fn check(&self) -> Result<(), String> {
         if !(512 << 20..=64_u64 << 30).contains(&self.memory.0) {
             return Err(format!("memory = \"{}\": a module needs 512MiB to 64GiB", self.memory));

@@ -159,6 +159,37 @@ impl Cluster {
 
 /// What an operator may ask besides.
 impl Cluster {
+    /// The planner's tables.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    pub fn tables(&self) -> Result<v1::PlannerTables, SimError> {
+        let mut client = self.client.clone();
+        let answer = self.runtime.block_on(client.tables(v1::GetRequest {}));
+        answer.map(tonic::Response::into_inner).map_err(|s| refused(&s))
+    }
+
+    /// Takes an accelerator out of use, or gives it back.
+    ///
+    /// # Errors
+    /// The cluster refuses.
+    pub fn maintain(&self, module: &str, number: u32, maintenance: bool) -> Result<(), SimError> {
+        let mut client = self.client.clone();
+        let request = v1::MaintainRequest { module: module.to_owned(), number, maintenance };
+        self.runtime.block_on(client.maintain(request)).map(drop).map_err(|s| refused(&s))
+    }
+
+    /// Changes what the instances of an app have, while they run.
+    ///
+    /// # Errors
+    /// The cluster refuses.
+    pub fn resize(&self, app: &str, cpu: &str, memory: &str) -> Result<(), SimError> {
+        let mut client = self.client.clone();
+        let (app, cpu, memory) = (app.to_owned(), cpu.to_owned(), memory.to_owned());
+        let request = v1::ResizeRequest { app, cpu, memory, disk: String::new() };
+        self.runtime.block_on(client.resize(request)).map(drop).map_err(|s| refused(&s))
+    }
+
     /// Sets the number of replicas.
     ///
     /// # Errors

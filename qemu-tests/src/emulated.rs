@@ -11,6 +11,7 @@ use crate::qemu::{self, GroundPorts, Slots, Start};
 use crate::run_dir::ModulePaths;
 use crate::spawner::Spawner;
 use crate::{Limit, Provision, Qmp, SimError, Times, wait_for, within};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +30,8 @@ pub(crate) struct Emulated {
     backplane: Arc<Backplane>,
     start: Start,
     identity: Mutex<Provision>,
+    /// Numbers of accelerators whose devices have been taken out.
+    taken_out: Mutex<BTreeSet<u32>>,
     power: Mutex<Option<Running>>,
     unplugged: AtomicBool,
 }
@@ -59,8 +62,21 @@ impl Emulated {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { slot, paths, ports, image, slots, spawner, backplane, start, identity } = parts;
         let (power, unplugged) = (Mutex::new(None), AtomicBool::new(false));
-        let identity = Mutex::new(identity);
-        Self { slot, paths, ports, image, slots, spawner, backplane, start, identity, power, unplugged }
+        let (identity, taken_out) = (Mutex::new(identity), Mutex::default());
+        Self {
+            slot,
+            paths,
+            ports,
+            image,
+            slots,
+            spawner,
+            backplane,
+            start,
+            identity,
+            taken_out,
+            power,
+            unplugged,
+        }
     }
 
     fn slot(&self) -> u16 {
@@ -77,8 +93,13 @@ impl Emulated {
             let _ = std::fs::remove_file(stale);
         }
         let said = File::create(&paths.said).map_err(SimError::io("create", &paths.said))?;
+        let mut slot = self.slot.clone();
+        let out = self.taken_out.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for accelerator in slot.accelerators.iter_mut().filter(|a| out.contains(&a.number)) {
+            accelerator.empty = true;
+        }
         let mut command =
-            qemu::command(&self.slot, &self.image, paths, self.ports, self.start, self.slots.as_ref());
+            qemu::command(&slot, &self.image, paths, self.ports, self.start, self.slots.as_ref());
         host::with_admin_path(&mut command);
         command
             .stdin(std::process::Stdio::null())
@@ -137,6 +158,10 @@ impl Emulated {
 }
 
 impl Board for Emulated {
+    fn take_out(&self, accelerators: BTreeSet<u32>) {
+        *self.taken_out.lock().unwrap_or_else(PoisonError::into_inner) = accelerators;
+    }
+
     fn set_identity(&self, identity: Provision) {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
     }

@@ -13,6 +13,7 @@ use crate::chassis_file::Slot;
 use crate::control::Output;
 use crate::qemu::GroundPorts;
 use crate::{Limit, Provision, SimError};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -101,6 +102,11 @@ impl Module {
     /// Lays other files over its root from the next power-on.
     pub fn set_identity(&self, identity: Provision) {
         self.board.set_identity(identity);
+    }
+
+    /// From the next power-on, nothing is in the slots of these accelerators.
+    pub fn take_out(&self, accelerators: BTreeSet<u32>) {
+        self.board.take_out(accelerators);
     }
 
     /// Gives power. Returns when the board runs, which may be long before the module is up: see

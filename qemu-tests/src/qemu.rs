@@ -179,7 +179,9 @@ fn accelerators(qemu: &mut Command, slot: &Slot) {
         let n = accelerator.pcie_slot;
         let address = n.saturating_add(FIRST_SLOT_ADDRESS);
         qemu.args(["-device", &format!("pcie-root-port,id=rp{n},chassis={n},slot={n},addr={address:#x}")]);
-        qemu.args(["-device", &format!("edu,bus=rp{n}")]);
+        if !accelerator.empty {
+            qemu.args(["-device", &format!("edu,bus=rp{n}")]);
+        }
     }
 }
 
@@ -238,12 +240,14 @@ mod tests {
 
     #[test]
     fn accelerators_sit_in_their_slots() {
-        let text = "name = \"c\"\n[[slot]]\nnumber = 1\nkind = \"compute\"\naccelerators = [{ number = 0, pcie_slot = 5 }]";
+        let text = "name = \"c\"\n[[slot]]\nnumber = 1\nkind = \"compute\"\n\
+                    accelerators = [{ number = 0, pcie_slot = 5 }, { number = 1, pcie_slot = 6, empty = true }]";
         let line = line(text, 1, true);
         assert!(
             line.contains("pcie-root-port,id=rp5,chassis=5,slot=5,addr=0x14 -device edu,bus=rp5"),
             "{line}"
         );
+        assert!(line.contains("pcie-root-port,id=rp6") && !line.contains("edu,bus=rp6"), "{line}");
         assert!(line.contains("acpi-pci-hotplug-with-bridge-support=off") && line.ends_with("-S"));
     }
 }

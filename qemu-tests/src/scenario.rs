@@ -86,7 +86,10 @@ pub fn provision(plan: &mut crate::Plan) -> Result<Papers, SimError> {
             BackplaneKind::Netns => crate::netns::configuration(slot)?,
         };
         let roles = (has(Role::Server), has(Role::Registry));
-        let provision = papers.for_module(slot.number, roles, &configuration, &replicas)?;
+        let mut provision = papers.for_module(slot.number, roles, &configuration, &replicas)?;
+        if let Some(map) = slot.slot_map() {
+            provision = provision.file("/etc/spacecloud/spacecloud.toml.d/20-accelerators.toml", 0o644, map);
+        }
         plan.identities.insert(slot.number, provision);
     }
     Ok(papers)

@@ -29,8 +29,10 @@ fn a_chassis_of_three() {
     let mut file = ChassisFile::load(&root.join("chassis/three.toml")).unwrap();
     let image =
         twin::ensure(&mut |step| eprintln!("image: {} ({}/{})", step.name, step.done, step.total)).unwrap();
-    file.slots[1].accelerators =
-        vec![Accelerator { number: 0, pcie_slot: 5 }, Accelerator { number: 1, pcie_slot: 15 }];
+    file.slots[1].accelerators = vec![
+        Accelerator { number: 0, pcie_slot: 5, empty: false },
+        Accelerator { number: 1, pcie_slot: 15, empty: false },
+    ];
     let dir = tempfile::Builder::new().prefix("boot-").tempdir().unwrap();
     let mut plan = Plan::new(file, image.clone(), dir.path());
     for slot in 1..=3 {

@@ -15,6 +15,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+#[path = "scenario/accelerators.rs"]
+mod accelerators;
+
 /// Container ids and their processes: a restarted container has another process.
 const PROCESSES: &str = "ctr -n spacecloud tasks ls | tail -n +2 | tr -s ' ' | sort";
 
@@ -35,7 +38,8 @@ replicas = 4
 #[test]
 fn ten_apps_lose_a_module_and_get_it_back() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let file = ChassisFile::load(&root.join("chassis/three.toml")).unwrap();
+    let mut file = ChassisFile::load(&root.join("chassis/three.toml")).unwrap();
+    file.slots[1].accelerators = accelerators::fitted();
     let image =
         twin::ensure(&mut |step| eprintln!("image: {} ({}/{})", step.name, step.done, step.total)).unwrap();
     let app = image::demo::demo_app(&image::default_cache().unwrap()).unwrap();
@@ -87,6 +91,8 @@ fn ten_apps_lose_a_module_and_get_it_back() {
     wait_until("the published port answers on module-2's address", within(60.s()), answers).unwrap();
     cluster.delete(vec!["published".to_owned()]).unwrap();
     cluster.wait_for("it is gone", within(60.s()), |_| {}, |s| all_ready(s, 6)).unwrap();
+
+    accelerators::keep_their_numbers(&chassis, &cluster, powered);
 
     // An image that is not in the registry: said in one line, everything else keeps running.
     cluster.apply("name = 'nowhere'\nimage = 'registry.spacecloud:5000/no/such:1'\n").unwrap();

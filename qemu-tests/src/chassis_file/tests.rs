@@ -26,7 +26,7 @@ fn a_whole_file_is_read_with_its_defaults() {
     let second = chassis.slot(5).unwrap();
     assert_eq!((second.memory, second.cores), (Bytes(2 << 30), 4));
     assert_eq!(second.roles, BTreeSet::from([Role::Agent]));
-    assert_eq!(second.accelerators[1], Accelerator { number: 1, pcie_slot: 6 });
+    assert_eq!(second.accelerators[1], Accelerator { number: 1, pcie_slot: 6, empty: false });
     assert_eq!(second.labels["zone"], "port");
     assert!(chassis.slot(2).is_none());
 }

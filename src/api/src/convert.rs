@@ -1,8 +1,6 @@
+use crate::tables::view_decision;
 use crate::v1;
-use model::{
-    App, Decision, Desired, Event, Instance, Liveness, Module, Observed, Phase, ServiceTable, SpecError,
-    Verdict,
-};
+use model::{App, Desired, Event, Instance, Liveness, Module, Observed, Phase, ServiceTable, SpecError};
 use thiserror::Error;
 
 /// A message of the other side makes no sense.
@@ -31,7 +29,9 @@ pub enum BadMessage {
 pub fn to_desired(desired: &Desired) -> Result<v1::Desired, BadMessage> {
     let spec_json = serde_json::to_string(&desired.spec)
         .map_err(|source| BadMessage::Json { field: "spec_json", source })?;
-    Ok(v1::Desired { id: desired.id.to_string(), spec_json })
+    let binding_json = serde_json::to_string(&desired.binding)
+        .map_err(|source| BadMessage::Json { field: "binding_json", source })?;
+    Ok(v1::Desired { id: desired.id.to_string(), spec_json, binding_json })
 }
 
 /// From an order.
@@ -41,7 +41,13 @@ pub fn to_desired(desired: &Desired) -> Result<v1::Desired, BadMessage> {
 pub fn from_desired(desired: &v1::Desired) -> Result<Desired, BadMessage> {
     let spec = serde_json::from_str(&desired.spec_json)
         .map_err(|source| BadMessage::Json { field: "spec_json", source })?;
-    Ok(Desired { id: desired.id.parse()?, spec })
+    let binding = match desired.binding_json.as_str() {
+        "" => model::Binding::default(),
+        text => {
+            serde_json::from_str(text).map_err(|source| BadMessage::Json { field: "binding_json", source })?
+        }
+    };
+    Ok(Desired { id: desired.id.parse()?, spec, binding })
 }
 
 /// For an order.
@@ -81,7 +87,8 @@ pub fn to_observed(seen: &Observed) -> v1::Observed {
 /// # Errors
 /// A bad id or phase.
 pub fn from_observed(seen: v1::Observed) -> Result<Observed, BadMessage> {
-    let phases = [Phase::Starting, Phase::Running, Phase::Ready, Phase::BackOff, Phase::Stopping];
+    let phases =
+        [Phase::Starting, Phase::Running, Phase::Ready, Phase::BackOff, Phase::Succeeded, Phase::Stopping];
     let phase = phases
         .into_iter()
         .find(|p| p.as_str() == seen.phase)
@@ -163,24 +170,8 @@ pub fn view_instance(instance: &Instance) -> v1::Instance {
         image: instance.spec.image.to_string(),
         replaces: instance.replaces.as_ref().map(ToString::to_string).unwrap_or_default(),
         decision: Some(view_decision(&instance.decision)),
+        binding: instance.binding.words(),
     }
-}
-
-fn view_decision(decision: &Decision) -> v1::Decision {
-    let candidates = decision
-        .candidates
-        .iter()
-        .map(|c| match &c.verdict {
-            Verdict::Filtered(why) => {
-                v1::Candidate { module: c.module.to_string(), filtered: why.clone(), score: 0.0 }
-            }
-            Verdict::Score(score) => {
-                v1::Candidate { module: c.module.to_string(), filtered: String::new(), score: *score }
-            }
-        })
-        .collect();
-    let chosen = decision.chosen.as_ref().map(ToString::to_string).unwrap_or_default();
-    v1::Decision { cause: decision.cause.clone(), chosen, candidates, at: decision.at }
 }
 
 /// For people: an event.

@@ -11,11 +11,14 @@ pub mod v1 {
 }
 
 mod convert;
+mod tables;
 
 pub use convert::{
     BadMessage, from_desired, from_observed, from_services, to_desired, to_observed, to_services, view_app,
     view_event, view_instance, view_module,
 };
+
+pub use tables::{view_decision, view_resource, view_run, view_success, view_task};
 
 /// The port of the gRPC service.
 pub const GRPC_PORT: u16 = 7440;

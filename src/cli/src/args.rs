@@ -38,7 +38,7 @@ pub(crate) enum Verb {
         #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-")]
         files: Vec<PathBuf>,
     },
-    /// List apps, instances, modules or events
+    /// List apps, instances, modules, events, tasks, resources or the planner's queues
     Get {
         /// What to list
         #[arg(value_enum)]
@@ -99,6 +99,31 @@ pub(crate) enum Verb {
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
     },
+    /// Operate one accelerator of a module
+    Accelerator {
+        #[command(subcommand)]
+        verb: AcceleratorVerb,
+    },
+    /// Change what the instances of an app or task have, while they run
+    #[command(group = clap::ArgGroup::new("amounts").required(true).multiple(true))]
+    Resize {
+        /// The app or task
+        app: Name,
+        /// Cores: 2, or 500m
+        #[arg(long, value_name = "AMOUNT", group = "amounts")]
+        cpu: Option<model::Cpu>,
+        /// Memory: 64MiB
+        #[arg(long, value_name = "AMOUNT", group = "amounts")]
+        memory: Option<model::Bytes>,
+        /// Disk: 100MiB
+        #[arg(long, value_name = "AMOUNT", group = "amounts")]
+        disk: Option<model::Bytes>,
+    },
+    /// Take a module that is lost for good off the register
+    Forget {
+        /// The module
+        module: Name,
+    },
     /// Show the whole cluster at a glance
     Status {
         /// How to print it
@@ -140,6 +165,52 @@ pub(crate) enum What {
     /// What happened
     #[value(alias = "event")]
     Events,
+    /// What runs in planned windows
+    #[value(alias = "task")]
+    Tasks,
+    /// What each module has, and its state: idle, occupied, maintenance
+    #[value(alias = "resource")]
+    Resources,
+    /// Every run with its resources and outcome
+    History,
+    /// The resources of each task's last success
+    DeviceQueue,
+}
+
+impl What {
+    /// It is in the planner's tables, not in the snapshot.
+    pub(crate) fn is_table(self) -> bool {
+        matches!(self, Self::Tasks | Self::Resources | Self::History | Self::DeviceQueue)
+    }
+}
+
+/// What can be done about one accelerator.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AcceleratorVerb {
+    /// Take it out of use, so that what runs on it moves, or give it back
+    Maintenance {
+        /// Module and number: module-2/3
+        #[arg(value_name = "MODULE/N", value_parser = accelerator)]
+        accelerator: (Name, u32),
+        /// on takes it out of use
+        #[arg(value_enum)]
+        switch: Switch,
+    },
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    /// From now on
+    On,
+    /// No more
+    Off,
+}
+
+fn accelerator(text: &str) -> Result<(Name, u32), String> {
+    let bad = || format!("{text:?} is no accelerator; write MODULE/NUMBER, as module-2/3");
+    let (module, number) = text.split_once('/').ok_or_else(bad)?;
+    Ok((module.parse().map_err(|_| bad())?, number.parse().map_err(|_| bad())?))
 }
 
 /// How a read verb prints.

@@ -1,7 +1,7 @@
 use crate::{Failure, config::Config, failure::chain};
 use api::v1::{
-    ApplyRequest, CordonRequest, DeleteRequest, Done, GetRequest, LogChunk, LogsRequest, ScaleRequest,
-    Snapshot, cluster_client::ClusterClient,
+    ApplyRequest, CordonRequest, DeleteRequest, Done, ForgetRequest, GetRequest, LogChunk, LogsRequest,
+    MaintainRequest, PlannerTables, ResizeRequest, ScaleRequest, Snapshot, cluster_client::ClusterClient,
 };
 use model::Span;
 use std::{error::Error, future::Future, path::PathBuf, time::Duration};
@@ -72,6 +72,22 @@ impl Server {
 
     pub(crate) async fn cordon(&self, request: CordonRequest) -> Result<Vec<String>, Failure> {
         self.done(self.cluster.clone().cordon(request)).await
+    }
+
+    pub(crate) async fn maintain(&self, request: MaintainRequest) -> Result<Vec<String>, Failure> {
+        self.done(self.cluster.clone().maintain(request)).await
+    }
+
+    pub(crate) async fn resize(&self, request: ResizeRequest) -> Result<Vec<String>, Failure> {
+        self.done(self.cluster.clone().resize(request)).await
+    }
+
+    pub(crate) async fn forget(&self, request: ForgetRequest) -> Result<Vec<String>, Failure> {
+        self.done(self.cluster.clone().forget(request)).await
+    }
+
+    pub(crate) async fn tables(&self) -> Result<PlannerTables, Failure> {
+        self.answer(self.cluster.clone().tables(GetRequest {})).await
     }
 
     pub(crate) async fn snapshot(&self) -> Result<Snapshot, Failure> {

@@ -40,8 +40,18 @@ fn one(snapshot: &Snapshot, instance: &Instance, look: Look) -> String {
     }
     let Some(decision) = &instance.decision else { return text + "No decision is recorded.\n" };
     text += &reason(snapshot, decision);
+    if !decision.level.is_empty() {
+        text += &format!("By the {}.\n", decision.level);
+    }
+    if !instance.binding.is_empty() {
+        text += &format!("It has {} there.\n", instance.binding);
+    }
     if decision.candidates.is_empty() {
         return text;
+    }
+    if !decision.remedies.is_empty() {
+        text += "What would have to change:\n";
+        text += &decision.remedies.iter().map(|line| format!("  {line}\n")).collect::<String>();
     }
     text.push('\n');
     text + &candidates(decision, look)
@@ -85,27 +95,62 @@ fn candidates(decision: &Decision, look: Look) -> String {
         let rank = |c: &Candidate| (c.module != decision.chosen, !c.filtered.is_empty());
         rank(a).cmp(&rank(b)).then(b.score.total_cmp(&a.score)).then(a.module.cmp(&b.module))
     });
-    let mut grid = Grid::new(look, &["MODULE", "VERDICT", "SCORE", "WHY"]);
+    let names = scores(decision);
+    let filters: Vec<&str> =
+        if look.wide { decision.filters.iter().map(String::as_str).collect() } else { vec![] };
+    let parts: Vec<&str> = if look.wide { names } else { vec![] };
+    let columns: Vec<String> = filters.iter().chain(&parts).map(|name| name.to_uppercase()).collect();
+    let mut header = vec!["MODULE", "VERDICT", "SCORE"];
+    header.extend(columns.iter().map(String::as_str));
+    header.push("WHY");
+    let mut grid = Grid::new(look, &header);
     for candidate in sorted {
         let score = plain(format!("{:.1}", candidate.score));
-        grid.row(if !candidate.filtered.is_empty() {
-            vec![plain(&candidate.module), state("ruled out"), plain(""), plain(&candidate.filtered)]
+        let (verdict, score, why) = if !candidate.filtered.is_empty() {
+            (state("ruled out"), plain(""), plain(all_reasons(candidate)))
         } else if candidate.module == decision.chosen {
-            vec![plain(&candidate.module), plain("chosen").fg(Color::Green), score, plain("the best score")]
+            let why = if decision.level.is_empty() { "the best score" } else { "see above" };
+            (plain("chosen").fg(Color::Green), score, plain(why))
         } else {
-            vec![plain(&candidate.module), plain("fits"), score, plain("another scored better or came first")]
-        });
+            (plain("fits"), score, plain("another scored better or came first"))
+        };
+        let mut row = vec![plain(&candidate.module), verdict, score];
+        row.extend(filters.iter().map(|name| {
+            let failed = candidate.failed.iter().any(|f| f.filter == *name);
+            if failed { plain("no").fg(Color::Red) } else { plain("ok").fg(Color::Green) }
+        }));
+        row.extend(parts.iter().map(|name| {
+            let of = candidate.scores.iter().find(|s| s.name == *name);
+            plain(of.map(|s| format!("{:.1}", s.value)).unwrap_or_default())
+        }));
+        row.push(why);
+        grid.row(row);
     }
     grid.render()
+}
+
+/// What the scores are made of, over all candidates.
+fn scores(decision: &Decision) -> Vec<&str> {
+    let names: std::collections::BTreeSet<&str> =
+        decision.candidates.iter().flat_map(|c| c.scores.iter().map(|s| s.name.as_str())).collect();
+    names.into_iter().collect()
+}
+
+fn all_reasons(candidate: &Candidate) -> String {
+    if candidate.failed.is_empty() {
+        return candidate.filtered.clone();
+    }
+    candidate.failed.iter().map(|f| f.why.as_str()).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{NOW, instance, snapshot};
+    use api::v1::{FailedFilter, NamedScore};
 
     fn candidate(module: &str, filtered: &str, score: f64) -> Candidate {
-        Candidate { module: module.into(), filtered: filtered.into(), score }
+        Candidate { module: module.into(), filtered: filtered.into(), score, ..Candidate::default() }
     }
 
     #[test]
@@ -120,6 +165,7 @@ mod tests {
                 candidate("module-3", "is lost", 0.0),
             ],
             at: NOW - 61_000,
+            ..Decision::default()
         });
         let text = render(&snapshot(), &[&placed], Look::default());
         let lines: Vec<&str> = text.lines().collect();
@@ -156,5 +202,40 @@ mod tests {
         let text = render(&snapshot(), &[&coming, &old], Look::default());
         assert!(text.contains("It takes over from cam-1-3"), "{text}");
         assert!(text.contains("\n\ncam/1 (cam-1-3) is ready on module-1"), "{text}");
+    }
+
+    #[test]
+    fn the_whole_table_and_what_would_have_to_change() {
+        let mut pending = instance("cam-1-3", "");
+        pending.phase = "pending".into();
+        let failed = |filter: &str, why: &str| FailedFilter {
+            filter: filter.into(),
+            why: why.into(),
+            remedy: "later".into(),
+        };
+        let mut ruled_out = candidate("module-1", "cpu: asks 2, free 1", 0.0);
+        ruled_out.failed = vec![failed("cpu", "cpu: asks 2, free 1"), failed("disk", "disk: asks 2")];
+        let mut fits = candidate("module-2", "", 41.0);
+        fits.scores = vec![NamedScore { name: "match".into(), value: 12.5 }];
+        pending.decision = Some(Decision {
+            cause: "new replica".into(),
+            level: "device-level queue ①: cam has no past success; unit level".into(),
+            filters: vec!["cpu".into(), "disk".into()],
+            candidates: vec![ruled_out, fits],
+            remedies: vec!["module-1 takes it when 1 more of its cpu is free".into()],
+            ..Decision::default()
+        });
+        let text = render(&snapshot(), &[&pending], Look { wide: true, colour: false });
+        assert!(
+            text.contains("By the device-level queue ①: cam has no past success; unit level.\n"),
+            "{text}"
+        );
+        assert!(text.contains("What would have to change:\n  module-1 takes it when 1 more"), "{text}");
+        let rows: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+        let header = rows.iter().position(|row| row.first() == Some(&"MODULE")).unwrap();
+        assert_eq!(rows[header], ["MODULE", "VERDICT", "SCORE", "CPU", "DISK", "MATCH", "WHY"]);
+        assert!(rows[header + 1].starts_with(&["module-2", "fits", "41.0", "ok", "ok", "12.5"]), "{text}");
+        assert!(rows[header + 2].starts_with(&["module-1", "ruled", "out", "-", "no", "no", "-"]), "{text}");
+        assert!(text.contains("cpu: asks 2, free 1; disk: asks 2"), "{text}");
     }
 }

@@ -4,8 +4,9 @@ use crate::{
     client::Server,
     print,
     table::{Grid, Look, age, bytes, cores, plain, state},
+    tables,
 };
-use api::v1::{Module, Snapshot};
+use api::v1::{Module, PlannerTables, Snapshot};
 use serde::Serialize;
 use std::io::IsTerminal;
 use time::{OffsetDateTime, UtcOffset, macros::format_description};
@@ -15,6 +16,9 @@ const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
 pub(crate) async fn get(server: &Server, what: What, output: Output, watch: bool) -> Result<(), Failure> {
     let look = Look::of_terminal(output == Output::Wide);
+    if what.is_table() {
+        return get_table(server, what, output, watch).await;
+    }
     if !watch {
         return print(&render(&server.snapshot().await?, what, output, look)?);
     }
@@ -31,13 +35,39 @@ pub(crate) async fn get(server: &Server, what: What, output: Output, watch: bool
     Err(server.watch_ended())
 }
 
+/// The planner's tables are asked for anew whenever something in the cluster changes.
+async fn get_table(server: &Server, what: What, output: Output, watch: bool) -> Result<(), Failure> {
+    let look = Look::of_terminal(output == Output::Wide);
+    let text = |tables: &PlannerTables| -> Result<String, Failure> {
+        Ok(match (output, watch) {
+            (Output::Json, true) => format!("{}\n", tables::pick_json(tables, what)?),
+            (Output::Json, false) => format!("{:#}\n", tables::pick_json(tables, what)?),
+            _ => tables::render(tables, what, look),
+        })
+    };
+    if !watch {
+        return print(&text(&server.tables().await?)?);
+    }
+    let live = output != Output::Json && std::io::stdout().is_terminal();
+    let mut stream = server.watch().await?;
+    let mut last = String::new();
+    while server.next(&mut stream).await?.is_some() {
+        let now = text(&server.tables().await?)?;
+        if now != last {
+            print(&if live { format!("{CLEAR}{now}") } else { now.clone() })?;
+            last = now;
+        }
+    }
+    Err(server.watch_ended())
+}
+
 fn render(snapshot: &Snapshot, what: What, output: Output, look: Look) -> Result<String, Failure> {
     Ok(match (output, what) {
         (Output::Json, _) => format!("{:#}\n", pick_json(snapshot, what)?),
         (_, What::Apps) => apps(snapshot, look),
         (_, What::Instances) => instances(snapshot, look),
         (_, What::Modules) => modules(snapshot, look),
-        (_, What::Events) => events(snapshot, look),
+        (_, _) => events(snapshot, look),
     })
 }
 
@@ -46,7 +76,7 @@ fn pick_json(snapshot: &Snapshot, what: What) -> Result<serde_json::Value, Failu
         What::Apps => json(&snapshot.apps),
         What::Instances => json(&snapshot.instances),
         What::Modules => json(&snapshot.modules),
-        What::Events => json(&snapshot.events),
+        _ => json(&snapshot.events),
     }
 }
 
@@ -163,13 +193,13 @@ fn events(snapshot: &Snapshot, look: Look) -> String {
     grid.render()
 }
 
-fn header<'a>(look: Look, narrow: &[&'a str], wide: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn header<'a>(look: Look, narrow: &[&'a str], wide: &[&'a str]) -> Vec<&'a str> {
     let wide = if look.wide { wide } else { &[] };
     narrow.iter().chain(wide).copied().collect()
 }
 
 /// Unix milliseconds as `2026-11-23 11:50:00.123Z`.
-fn utc(millis: u64) -> String {
+pub(crate) fn utc(millis: u64) -> String {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:3]Z");
     let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000);
     let text = moment.ok().and_then(|moment| moment.to_offset(UtcOffset::UTC).format(format).ok());

@@ -23,6 +23,7 @@ mod progress;
 mod replay;
 mod status;
 mod table;
+mod tables;
 #[cfg(test)]
 mod testing;
 
@@ -30,8 +31,8 @@ pub use failure::Failure;
 pub use flash::FlashError;
 pub use image::ImageError;
 
-use api::v1::{CordonRequest, ScaleRequest};
-use args::{Args, Verb};
+use api::v1::{CordonRequest, ForgetRequest, MaintainRequest, ResizeRequest, ScaleRequest};
+use args::{AcceleratorVerb, Args, Switch, Verb};
 use clap::{CommandFactory, Parser};
 use std::{ffi::OsString, io::Write};
 
@@ -78,6 +79,25 @@ async fn perform(args: Args) -> Result<(), Failure> {
         Verb::Uncordon { module } => cordon(&connect().await?, module.to_string(), false).await,
         Verb::Drain { module, wait, limit } => {
             drain::drain(&connect().await?, module.as_str(), wait.then_some(limit)).await
+        }
+        Verb::Accelerator {
+            verb: AcceleratorVerb::Maintenance { accelerator: (module, number), switch },
+        } => {
+            let (module, maintenance) = (module.to_string(), switch == Switch::On);
+            let request = MaintainRequest { module, number, maintenance };
+            print_done(&connect().await?.maintain(request).await?)
+        }
+        Verb::Resize { app, cpu, memory, disk } => {
+            let request = ResizeRequest {
+                app: app.to_string(),
+                cpu: cpu.map(|c| c.to_string()).unwrap_or_default(),
+                memory: memory.map(|m| m.to_string()).unwrap_or_default(),
+                disk: disk.map(|d| d.to_string()).unwrap_or_default(),
+            };
+            print_done(&connect().await?.resize(request).await?)
+        }
+        Verb::Forget { module } => {
+            print_done(&connect().await?.forget(ForgetRequest { module: module.to_string() }).await?)
         }
         Verb::Get { what, output, watch } => get::get(&connect().await?, what, output, watch).await,
         Verb::Status { output } => status::status(&connect().await?, output).await,

@@ -4,6 +4,7 @@
 mod common;
 mod server;
 
+use api::v1::Resource;
 use common::{command, home, refused, spacectl};
 use identity::Authority;
 use server::{Link, Serving, app, instance, module};
@@ -68,6 +69,9 @@ fn each_changing_verb_asks_for_what_it_says() {
     done(&serving, &["cordon", "module-1"]);
     done(&serving, &["uncordon", "module-1"]);
     assert_eq!(done(&serving, &["drain", "module-2"]), "module-2 cordoned=true draining=true\n");
+    done(&serving, &["accelerator", "maintenance", "module-2/3", "on"]);
+    done(&serving, &["resize", "cam", "--memory", "128MiB", "--cpu", "500m"]);
+    done(&serving, &["forget", "module-3"]);
     let asked = serving.asked();
     assert_eq!(
         asked,
@@ -77,6 +81,9 @@ fn each_changing_verb_asks_for_what_it_says() {
             "module-1 cordoned=true draining=false",
             "module-1 cordoned=false draining=false",
             "module-2 cordoned=true draining=true",
+            "maintain module-2 3 true",
+            "resize cam cpu=500m memory=128MiB disk=",
+            "forget module-3",
         ]
     );
 }
@@ -106,6 +113,17 @@ fn reading_verbs_print_tables_and_json() {
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json.pointer(pointer).unwrap(), value, "{words:?}");
     }
+    serving.show_tables(|tables| {
+        let line = Resource { module: "module-1".into(), resource: "gpu-3".into(), ..Resource::default() };
+        tables.resources = vec![Resource { state: "idle".into(), pcie_slot: "8".into(), ..line }];
+    });
+    assert!(done(&serving, &["get", "resources"]).contains("gpu-3"));
+    let json: serde_json::Value =
+        serde_json::from_str(&done(&serving, &["get", "resources", "-o", "json"])).unwrap();
+    assert_eq!(json.pointer("/0/pcie_slot").unwrap(), "8");
+    assert_eq!(done(&serving, &["get", "history"]), "nothing has run yet\n");
+    assert_eq!(done(&serving, &["get", "device-queue"]), "nothing has succeeded yet\n");
+    assert!(done(&serving, &["get", "tasks"]).starts_with("no tasks"));
     assert!(refused(serving.home(), &["explain", "gone/1"], 1).contains("get instances"));
 }
 

@@ -47,6 +47,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// The configuration names no slot.
 pub async fn run_on(config: Config, runtime: Arc<dyn Runtime>) -> anyhow::Result<()> {
     let module = config.module()?;
+    config.accelerators().prepare();
     let instances = Instances::new(runtime, config.fence(), config.timing.lease);
     fencing::start(&instances);
     let services = Services::start(module.clone(), &instances);
@@ -87,7 +88,11 @@ async fn connect(config: &Config, module: &model::Name, pods: Subnet) -> Arc<dyn
     loop {
         let logs = config.state.join("logs");
         let agent = &config.agent;
-        let engine = Engine { registry: agent.registry.clone(), oci_runtime: agent.oci_runtime.clone() };
+        let engine = Engine {
+            registry: agent.registry.clone(),
+            oci_runtime: agent.oci_runtime.clone(),
+            accelerators: config.accelerators(),
+        };
         match Containerd::connect(&agent.containerd, network.clone(), &logs, module, engine).await {
             Ok(runtime) => return Arc::new(runtime),
             Err(error) => {
@@ -113,7 +118,7 @@ fn describe(config: &Config) -> anyhow::Result<Module> {
         slot,
         address: fill(&config.agent.backplane),
         pods: fill(&config.agent.pods),
-        capacity: runtime::measure(&config.state, config.agent.reserved),
+        capacity: runtime::measure(&config.state, config.agent.reserved, &config.accelerators()),
         labels: config.agent.labels.clone(),
         kernel,
         cordoned: false,

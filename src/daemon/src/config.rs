@@ -1,10 +1,11 @@
 //! spacecloud.toml.
 
 use model::{Bytes, Name, Subnet, Timing};
-use runtime::Fence;
+use planner::pool::unit::UnitPolicy;
+use runtime::{AcceleratorSlot, Accelerators, Fence};
 use serde::Deserialize;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -52,6 +53,9 @@ pub struct Config {
     /// The agent.
     #[serde(default)]
     pub agent: AgentConfig,
+    /// How the paper's unit level weighs, filters and reserves (strategy `multilevel`).
+    #[serde(default)]
+    pub placement: UnitPolicy,
     /// How quickly things are noticed; the server's is what counts.
     #[serde(default)]
     pub timing: Timing,
@@ -113,6 +117,10 @@ pub struct AgentConfig {
     pub reserved: Bytes,
     /// For placement.
     pub labels: BTreeMap<String, String>,
+    /// Which number the device in each PCIe slot has.
+    pub accelerators: Vec<AcceleratorSlot>,
+    /// Where the kernel's view of the devices is mounted.
+    pub sysfs: PathBuf,
     /// The resolver of names.
     pub names: NamesConfig,
 }
@@ -157,6 +165,8 @@ impl Default for AgentConfig {
             cgroup: "/sys/fs/cgroup".into(),
             reserved: Bytes(192 << 20),
             labels: BTreeMap::new(),
+            accelerators: Vec::new(),
+            sysfs: "/sys".into(),
             names: NamesConfig::default(),
         }
     }
@@ -211,7 +221,34 @@ impl Config {
                 names.listen
             )));
         }
+        config.placement.check().map_err(|e| refuse(format!("placement.{e}")))?;
+        config.check_accelerators().map_err(refuse)?;
         Ok(config)
+    }
+
+    fn check_accelerators(&self) -> Result<(), String> {
+        let (mut numbers, mut slots) = (BTreeSet::new(), BTreeSet::new());
+        for line in &self.agent.accelerators {
+            if !numbers.insert(line.number) {
+                return Err(format!(
+                    "agent.accelerators.number: {} is used twice; give each slot a number of its own",
+                    line.number
+                ));
+            }
+            if line.pcie_slot.is_empty() || line.pcie_slot.contains('/') {
+                return Err(format!(
+                    "agent.accelerators.pcie_slot: {:?} is no slot; write a name under /sys/bus/pci/slots",
+                    line.pcie_slot
+                ));
+            }
+            if !slots.insert(&line.pcie_slot) {
+                return Err(format!(
+                    "agent.accelerators.pcie_slot: {:?} is used twice; a slot has one number",
+                    line.pcie_slot
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The subnet of this module's instances.
@@ -222,6 +259,11 @@ impl Config {
         let text = self.agent.pods.replace("{slot}", &self.slot()?.to_string());
         text.parse()
             .map_err(|e: model::SpecError| ConfigError { file: "agent.pods".into(), reason: e.to_string() })
+    }
+
+    /// The slot map on this module's bus.
+    pub fn accelerators(&self) -> Accelerators {
+        Accelerators::new(self.agent.accelerators.clone(), &self.agent.sysfs)
     }
 
     /// (server, agent)
@@ -304,6 +346,19 @@ mod tests {
             ("[agnet]\n", "agnet"),
             ("x", "line 1"),
             ("[timing]\nlease='1ms'", "lease"),
+            (
+                "[[agent.accelerators]]\nnumber=1\npcie_slot='5'\n[[agent.accelerators]]\nnumber=1\npcie_slot='6'",
+                "number: 1",
+            ),
+            (
+                "[[agent.accelerators]]\nnumber=1\npcie_slot='5'\n[[agent.accelerators]]\nnumber=2\npcie_slot='5'",
+                "used twice",
+            ),
+            ("[placement]\nscore = { gpu = nan }", "placement.score.gpu"),
+            ("[placement]\nthreshold = { gpu = 1.5 }", "placement.threshold.gpu"),
+            ("[placement]\nscore = { cpu = 0, memory = 0, disk = 0, gpu = 0, match = 0 }", "sum to nothing"),
+            ("[[agent.accelerators]]\nnumber=-1\npcie_slot='5'", "u32"),
+            ("[[agent.accelerators]]\nnumber=1\npcie_slot='../5'", "is no slot"),
         ] {
             fs::write(&drop_in, bad).unwrap();
             let message = Config::load(&file).unwrap_err().to_string();

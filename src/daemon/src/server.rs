@@ -3,6 +3,7 @@
 mod grpc;
 mod pki;
 mod shell;
+mod tables;
 
 use crate::{config::Config, http};
 use anyhow::Context;

@@ -12,6 +12,9 @@ use testkit::FakeRuntime;
 use tokio::task::JoinHandle;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
+#[path = "cluster/planning.rs"]
+mod planning;
+
 struct Cluster {
     dir: TempDir,
     server_config: Config,

@@ -1,4 +1,6 @@
-use crate::{Bytes, Cpu, Health, ImageRef, Milli, Name, Policy, ServiceSpec, Span, SpecError, Update};
+use crate::{
+    Bytes, Cpu, Health, ImageRef, Milli, Moment, Name, Policy, ServiceSpec, Span, SpecError, Update,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,12 +15,24 @@ pub enum Kind {
     Task,
 }
 
+impl Kind {
+    /// The word for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::App => "app",
+            Self::Task => "task",
+        }
+    }
+}
+
 /// How a module is chosen among those that fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
-    /// The least allocated module, replicas of one app apart (Kubernetes' LeastAllocated).
+    /// `spacecloud` for what asks for accelerators, `spread` for the rest.
     #[default]
+    Auto,
+    /// The least allocated module, replicas of one app apart (Kubernetes' LeastAllocated).
     Spread,
     /// The most allocated module that still fits.
     Binpack,
@@ -26,6 +40,10 @@ pub enum Strategy {
     Tiling,
     /// The pool paper's multi-level queue.
     Multilevel,
+    /// Fragmentation gradient descent (Weng et al., 2023).
+    Fgd,
+    /// Ours: what keeps free accelerators worth the most.
+    Spacecloud,
 }
 
 /// What one instance asks for.
@@ -128,6 +146,21 @@ pub struct AppSpec {
     /// How many instances.
     #[serde(default = "one")]
     pub replicas: u32,
+    /// A task's start, at its earliest; without it, when it is taken, or when those that it comes after have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Moment>,
+    /// A task's end: it is stopped then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<Moment>,
+    /// Instead of `end`: how long the task's window is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<Span>,
+    /// Tasks whose windows end before this one's starts.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub after: BTreeSet<Name>,
+    /// What the device-level queue knows a task by, when several share their history; its name if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Name>,
     /// How modules are chosen.
     #[serde(default)]
     pub strategy: Strategy,
@@ -178,7 +211,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// One app file: one app at its top level, or several as `[[app]]`.
+/// One app file: one app or task at its top level, or several as `[[app]]` and `[[task]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppFile {
     /// The apps in the order of the file.
@@ -194,15 +227,20 @@ impl AppFile {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Several {
+            #[serde(default)]
             app: Vec<AppSpec>,
+            #[serde(default)]
+            task: Vec<AppSpec>,
         }
         let syntax = |error: toml::de::Error| SpecError::Syntax {
             file: file.to_owned(),
             reason: one_line(text, &error),
         };
         let table: toml::Table = toml::from_str(text).map_err(syntax)?;
-        let apps = if table.contains_key("app") {
-            toml::from_str::<Several>(text).map_err(syntax)?.app
+        let apps = if table.contains_key("app") || table.contains_key("task") {
+            let Several { mut app, task } = toml::from_str::<Several>(text).map_err(syntax)?;
+            app.extend(task.into_iter().map(|task| AppSpec { kind: Kind::Task, ..task }));
+            app
         } else {
             vec![toml::from_str::<AppSpec>(text).map_err(syntax)?]
         };
@@ -252,16 +290,8 @@ impl AppSpec {
                 "is longer than 40 characters, which an instance's name needs",
             ));
         }
-        if self.kind == Kind::Task {
-            return Err(unsupported("kind", "task", "write kind = \"app\""));
-        }
-        if matches!(self.strategy, Strategy::Tiling | Strategy::Multilevel) {
-            return Err(unsupported(
-                "strategy",
-                format!("{:?}", self.strategy).to_lowercase(),
-                "use spread or binpack",
-            ));
-        }
+        self.check_window()?;
+        self.check_accelerators()?;
         if self.replicas > Self::REPLICA_LIMIT {
             return Err(SpecError::value("replicas", self.replicas, "is more than 1000"));
         }
@@ -329,6 +359,8 @@ impl AppSpec {
 fn unsupported(key: &str, value: impl Into<String>, remedy: &str) -> SpecError {
     SpecError::Unsupported { key: key.to_owned(), value: value.into(), remedy: remedy.to_owned() }
 }
+
+mod window;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-use crate::{AppSpec, Name, SpecError};
+use crate::{AppSpec, Binding, Decision, Name, SpecError};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -94,6 +94,8 @@ pub enum Phase {
     Ready,
     /// It ended or could not start; its agent tries again after a pause.
     BackOff,
+    /// A task that exited with 0.
+    Succeeded,
     /// Its module has been told to stop it.
     Stopping,
 }
@@ -107,6 +109,7 @@ impl Phase {
             Self::Running => "running",
             Self::Ready => "ready",
             Self::BackOff => "back-off",
+            Self::Succeeded => "succeeded",
             Self::Stopping => "stopping",
         }
     }
@@ -139,61 +142,9 @@ pub struct Desired {
     pub id: InstanceId,
     /// What.
     pub spec: AppSpec,
-}
-
-/// What a filter or the scores said of one module.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// A filter took the module out, and why.
-    Filtered(String),
-    /// It fits, with this score: more is better.
-    Score(f64),
-}
-
-/// One line of a decision's table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Candidate {
-    /// The module.
-    pub module: Name,
-    /// What was found.
-    pub verdict: Verdict,
-}
-
-/// Why an instance is where it is, or why it is nowhere.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Decision {
-    /// What made a decision necessary: `new replica`, `module-3 lost`, `rebalance`, `drain of module-2`.
-    pub cause: String,
-    /// The module that was taken.
-    pub chosen: Option<Name>,
-    /// Every module that was looked at.
-    pub candidates: Vec<Candidate>,
-    /// Unix milliseconds.
-    pub at: u64,
-}
-
-impl Decision {
-    /// Whether this module would do.
-    pub fn fits(&self, module: &Name) -> bool {
-        self.candidates.iter().any(|c| c.module == *module && matches!(c.verdict, Verdict::Score(_)))
-    }
-
-    /// Why no module fits, on one line; empty when one was chosen.
-    pub fn refusal(&self) -> String {
-        if self.chosen.is_some() {
-            return String::new();
-        }
-        let reasons: Vec<String> = self
-            .candidates
-            .iter()
-            .filter_map(|c| match &c.verdict {
-                Verdict::Filtered(why) => Some(format!("{}: {why}", c.module)),
-                Verdict::Score(_) => None,
-            })
-            .collect();
-        if reasons.is_empty() { "no module has joined".to_owned() } else { reasons.join("; ") }
-    }
+    /// The numbered resources that it has.
+    #[serde(default, skip_serializing_if = "Binding::is_empty")]
+    pub binding: Binding,
 }
 
 /// An instance as the server records it.
@@ -207,6 +158,9 @@ pub struct Instance {
     pub revision: u64,
     /// Where; none while pending.
     pub module: Option<Name>,
+    /// The numbered resources that it has there.
+    #[serde(default, skip_serializing_if = "Binding::is_empty")]
+    pub binding: Binding,
     /// As last reported, or `Pending`, `Starting`, `Stopping`.
     pub phase: Phase,
     /// In a planned move: the instance that this one takes over from.

@@ -14,32 +14,44 @@
 //!                                 ▼
 //!                              Stopping ──► gone
 //! ```
+//!
+//! A task's instance that exits with 0 is Succeeded; what a task itself goes through is drawn at [`PlanState`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod accelerator;
 mod app;
+mod decision;
 mod error;
 mod health;
+mod history;
 mod image;
 mod instance;
 mod module;
 mod name;
 mod quantity;
 mod record;
+mod resource;
 mod service;
+mod task;
 mod timing;
 mod update;
 
+pub use accelerator::{Accelerator, AcceleratorShare, Binding};
 pub use app::{
     AppFile, AppSpec, Kind, Migration, OnDisconnect, Placement, PlannedMove, Port, Resources, Strategy,
 };
+pub use decision::{Candidate, Decision, Failed, Verdict};
 pub use error::SpecError;
 pub use health::Health;
+pub use history::{Combination, Outcome, Run, Success};
 pub use image::ImageRef;
-pub use instance::{Candidate, Decision, Desired, Instance, InstanceId, Observed, Phase, ReplicaId, Verdict};
-pub use module::{Accelerator, Capacity, Liveness, Module};
+pub use instance::{Desired, Instance, InstanceId, Observed, Phase, ReplicaId};
+pub use module::{Capacity, Liveness, Module};
 pub use name::Name;
 pub use quantity::{Bytes, Cpu, Milli, Span};
 pub use record::{App, Event, Record, RecordKind, Rollout, Severity};
+pub use resource::{Availability, ResourceName, ResourceState};
 pub use service::{Endpoint, Policy, Service, ServicePort, ServiceSpec, ServiceTable, Subnet};
+pub use task::{Moment, Plan, PlanState, Reservation, minute, utc};
 pub use timing::{Now, Timing};
 pub use update::Update;

@@ -1,15 +1,6 @@
-use crate::{Bytes, Cpu, Milli, Name};
+use crate::{Accelerator, Bytes, Cpu, Milli, Name};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// A numbered PCIe device on a module.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Accelerator {
-    /// Its logical number on the module.
-    pub number: u32,
-    /// The PCIe slot that it is plugged into.
-    pub pcie_slot: String,
-}
 
 /// What a module has.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -27,7 +18,12 @@ pub struct Capacity {
 impl Capacity {
     /// Whole accelerators in thousandths.
     pub fn gpu(&self) -> Milli {
-        Milli(self.accelerators.len() as u64 * 1000)
+        Milli(self.accelerators.len() as u64 * Milli::WHOLE)
+    }
+
+    /// The numbers of its cores.
+    pub fn cores(&self) -> impl Iterator<Item = u32> + use<> {
+        0..u32::try_from(self.cpu.0 / Milli::WHOLE).unwrap_or(u32::MAX)
     }
 }
 

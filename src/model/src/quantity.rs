@@ -8,6 +8,16 @@ use std::{fmt, str::FromStr, time::Duration};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Milli(pub u64);
 
+impl Milli {
+    /// One whole core or accelerator.
+    pub const WHOLE: u64 = 1000;
+
+    /// How many whole ones this is; none for a part of one, or for nothing.
+    pub fn wholes(self) -> Option<u64> {
+        (self.0 > 0 && self.0.is_multiple_of(Self::WHOLE)).then_some(self.0 / Self::WHOLE)
+    }
+}
+
 /// CPU in thousandths of a core: `1` is a whole core, `"500m"` half of one.
 pub type Cpu = Milli;
 

@@ -1,4 +1,4 @@
-use crate::{AppSpec, Instance, Module, Name};
+use crate::{AppSpec, Instance, Module, Name, Plan, ResourceState, Run, Success};
 use serde::{Deserialize, Serialize};
 
 /// An app as the server records it.
@@ -72,11 +72,28 @@ pub enum RecordKind {
     Instance,
     /// [`Event`], by number.
     Event,
+    /// [`Plan`], by its task's name.
+    Plan,
+    /// [`ResourceState`], by module and resource.
+    Resource,
+    /// [`Run`], by number: the history queue.
+    Run,
+    /// [`Success`], by task code: the device-level queue.
+    Success,
 }
 
 impl RecordKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::App, Self::Module, Self::Instance, Self::Event];
+    pub const ALL: [Self; 8] = [
+        Self::App,
+        Self::Module,
+        Self::Instance,
+        Self::Event,
+        Self::Plan,
+        Self::Resource,
+        Self::Run,
+        Self::Success,
+    ];
 
     /// The name of its table.
     pub fn table(self) -> &'static str {
@@ -85,6 +102,10 @@ impl RecordKind {
             Self::Module => "modules",
             Self::Instance => "instances",
             Self::Event => "events",
+            Self::Plan => "plans",
+            Self::Resource => "resources",
+            Self::Run => "history",
+            Self::Success => "device_queue",
         }
     }
 }
@@ -101,6 +122,14 @@ pub enum Record {
     Instance(Box<Instance>),
     /// An event.
     Event(Event),
+    /// A task's window.
+    Plan(Box<Plan>),
+    /// A line of the resource-state table.
+    Resource(ResourceState),
+    /// A line of the history queue.
+    Run(Run),
+    /// A line of the device-level queue.
+    Success(Success),
 }
 
 impl Record {
@@ -111,6 +140,10 @@ impl Record {
             Self::Module(_) => RecordKind::Module,
             Self::Instance(_) => RecordKind::Instance,
             Self::Event(_) => RecordKind::Event,
+            Self::Plan(_) => RecordKind::Plan,
+            Self::Resource(_) => RecordKind::Resource,
+            Self::Run(_) => RecordKind::Run,
+            Self::Success(_) => RecordKind::Success,
         }
     }
 
@@ -121,6 +154,10 @@ impl Record {
             Self::Module(module) => module.name.to_string(),
             Self::Instance(instance) => instance.id.to_string(),
             Self::Event(event) => event_key(event.number),
+            Self::Plan(plan) => plan.task.to_string(),
+            Self::Resource(state) => state.key(),
+            Self::Run(run) => Run::key_of(run.number),
+            Self::Success(success) => success.code.clone(),
         }
     }
 
@@ -134,6 +171,10 @@ impl Record {
             Self::Module(module) => serde_json::to_string(module),
             Self::Instance(instance) => serde_json::to_string(instance),
             Self::Event(event) => serde_json::to_string(event),
+            Self::Plan(plan) => serde_json::to_string(plan),
+            Self::Resource(state) => serde_json::to_string(state),
+            Self::Run(run) => serde_json::to_string(run),
+            Self::Success(success) => serde_json::to_string(success),
         }
     }
 
@@ -147,6 +188,10 @@ impl Record {
             RecordKind::Module => Self::Module(serde_json::from_str(text)?),
             RecordKind::Instance => Self::Instance(serde_json::from_str(text)?),
             RecordKind::Event => Self::Event(serde_json::from_str(text)?),
+            RecordKind::Plan => Self::Plan(serde_json::from_str(text)?),
+            RecordKind::Resource => Self::Resource(serde_json::from_str(text)?),
+            RecordKind::Run => Self::Run(serde_json::from_str(text)?),
+            RecordKind::Success => Self::Success(serde_json::from_str(text)?),
         })
     }
 }

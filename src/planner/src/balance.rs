@@ -3,8 +3,9 @@
 use crate::{
     core::Core,
     place::{Load, loads, share},
+    strategies::chosen_strategy,
 };
-use model::{Instance, InstanceId, Module, Name};
+use model::{Instance, InstanceId, Kind, Module, Name, Strategy};
 
 /// An instance that asks for nothing still weighs this share of a module.
 const LEAST_WEIGHT: f64 = 1.0 / 100.0;
@@ -27,7 +28,8 @@ fn weight(instance: &Instance, module: &Module) -> f64 {
 }
 
 impl Core {
-    /// The move that evens the fullest module out best, if one is worth it.
+    /// The move that evens the fullest module out best, if one is worth it. What another strategy than `spread` has
+    /// packed stays packed.
     pub(crate) fn plan_rebalance(&self) -> Option<Move> {
         let ready = |m: &&Module| {
             !m.cordoned
@@ -54,6 +56,8 @@ impl Core {
                 .filter(|i| {
                     i.module.as_ref() == Some(&from.name)
                         && i.is_ready()
+                        && i.spec.kind == Kind::App
+                        && chosen_strategy(&i.spec) == Strategy::Spread
                         && !i.draining
                         && !self.moving(&i.id)
                 })

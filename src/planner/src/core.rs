@@ -3,7 +3,8 @@
 use crate::{Refusal, link::Link, service::Drain};
 use model::{
     App, AppSpec, Desired, Event as EventRecord, ImageRef, Instance, InstanceId, Liveness, Module, Name, Now,
-    Observed, Record, RecordKind, ReplicaId, ServiceTable, Severity, Timing,
+    Observed, Plan, Record, RecordKind, ReplicaId, ResourceName, ResourceState, Run, ServiceTable, Severity,
+    Success, Timing,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +26,30 @@ pub enum Request {
         /// Move away what runs there.
         draining: bool,
     },
+    /// Take one accelerator out of use, or give it back.
+    Maintenance {
+        /// Where.
+        module: Name,
+        /// Which.
+        number: u32,
+        /// False gives it back.
+        maintenance: bool,
+    },
+    /// Change what the instances of an app have, while they run.
+    Resize(Name, Amounts),
+    /// Take a lost module off the register.
+    Forget(Name),
+}
+
+/// The amounts to change; what is none stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Amounts {
+    /// Cores.
+    pub cpu: Option<model::Cpu>,
+    /// Memory.
+    pub memory: Option<model::Bytes>,
+    /// Disk.
+    pub disk: Option<model::Bytes>,
 }
 
 /// An agent's heartbeat.
@@ -118,8 +143,22 @@ pub struct Core {
     pub(crate) table: ServiceTable,
     /// Which images each module is told to have ready.
     pub(crate) prefetched: BTreeMap<Name, Vec<ImageRef>>,
+    /// Windows of tasks.
+    pub(crate) plans: BTreeMap<Name, Plan>,
+    /// The resource-state table.
+    pub(crate) resources: BTreeMap<(Name, ResourceName), ResourceState>,
+    /// The history queue.
+    pub(crate) runs: BTreeMap<u64, Run>,
+    /// The device-level queue.
+    pub(crate) successes: BTreeMap<String, Success>,
+    /// The runs that are not over.
+    pub(crate) open_runs: BTreeMap<InstanceId, u64>,
+    /// Modules whose resource states may have changed.
+    pub(crate) touched: BTreeSet<Name>,
+    /// Weights and constraints of the unit level.
+    pub(crate) policy: crate::pool::unit::UnitPolicy,
     pub(crate) now: Now,
-    changed: BTreeMap<(RecordKind, String), Option<Record>>,
+    pub(crate) changed: BTreeMap<(RecordKind, String), Option<Record>>,
     pub(crate) reorder: BTreeSet<Name>,
 }
 
@@ -127,48 +166,6 @@ pub struct Core {
 const EVENTS: usize = 1000;
 
 impl Core {
-    /// The state as the store has it; every known module gets a whole lease to show up.
-    pub fn load(records: Vec<Record>, timing: Timing, now: Now) -> Self {
-        let mut core = Self {
-            timing,
-            apps: BTreeMap::new(),
-            modules: BTreeMap::new(),
-            instances: BTreeMap::new(),
-            events: BTreeMap::new(),
-            links: BTreeMap::new(),
-            stopped_by: BTreeMap::new(),
-            moves: BTreeMap::new(),
-            intended: BTreeMap::new(),
-            drains: BTreeMap::new(),
-            unproven: BTreeMap::new(),
-            table: ServiceTable::default(),
-            prefetched: BTreeMap::new(),
-            now,
-            changed: BTreeMap::new(),
-            reorder: BTreeSet::new(),
-        };
-        for record in records {
-            match record {
-                Record::App(app) => drop(core.apps.insert(app.name().clone(), app)),
-                Record::Module(module) => {
-                    core.links.insert(module.name.clone(), Link::unheard(now));
-                    core.modules.insert(module.name.clone(), module);
-                }
-                Record::Instance(instance) => {
-                    if instance.replaces.is_some() {
-                        core.moves.insert(instance.id.clone(), now.mono);
-                    }
-                    if !instance.is_ready() {
-                        core.unproven.insert(instance.id.clone(), now.mono);
-                    }
-                    core.instances.insert(instance.id.clone(), *instance);
-                }
-                Record::Event(event) => drop(core.events.insert(event.number, event)),
-            }
-        }
-        core
-    }
-
     /// Takes one event in and says what is to be done about it.
     ///
     /// # Errors
@@ -197,6 +194,7 @@ impl Core {
         self.reconcile();
         self.route();
         self.prefetch();
+        self.refresh_resources();
         self.emit(&mut output);
         Ok((reply, output))
     }
@@ -210,6 +208,7 @@ impl Core {
         if self.modules.get(&name) != Some(&module) {
             self.put_module(module);
         }
+        self.touched.insert(name.clone());
         let now = self.now;
         self.links.entry(name.clone()).or_insert_with(|| Link::unheard(now)).hello(now);
         // Order numbers start anew with each connection.
@@ -232,6 +231,9 @@ impl Core {
         }
         link.routed = report.routed;
         let after = link.liveness;
+        if before != after {
+            self.touched.insert(name.clone());
+        }
         if before != after && before == Liveness::Returning {
             self.event(Severity::Normal, name, "Ready", "takes work".to_owned());
         }
@@ -328,7 +330,7 @@ impl Core {
                 if instance.is_stopping() {
                     self.stopped_by.entry(instance.id.clone()).or_insert(number);
                 } else {
-                    desired.push(Desired { id: instance.id.clone(), spec: instance.spec.clone() });
+                    desired.push(self.desired(instance));
                 }
             }
             self.tell(&name, number);
@@ -352,26 +354,36 @@ impl Core {
 
     pub(crate) fn put_module(&mut self, module: Module) {
         self.note(Record::Module(module.clone()));
+        self.touched.insert(module.name.clone());
         self.modules.insert(module.name.clone(), module);
     }
 
     /// Records an instance; its module is sent a new order when what it should run changes.
     pub(crate) fn put_instance(&mut self, instance: Instance) {
-        let wanted = |i: &Instance| i.module.clone().map(|m| (m, i.is_stopping()));
+        let wanted = |i: &Instance| {
+            let has = (i.is_stopping(), i.spec.resources, i.binding.clone());
+            i.module.clone().map(|m| (m, has))
+        };
         let before = self.instances.get(&instance.id).and_then(wanted);
         let after = wanted(&instance);
         if before != after {
-            self.reorder.extend(before.into_iter().chain(after).map(|(module, _)| module));
+            let modules: Vec<Name> = before.into_iter().chain(after).map(|(module, _)| module).collect();
+            self.touched.extend(modules.iter().cloned());
+            self.reorder.extend(modules);
         }
+        self.follow_run(&instance);
         self.note(Record::Instance(Box::new(instance.clone())));
         self.instances.insert(instance.id.clone(), instance);
     }
 
     pub(crate) fn remove_instance(&mut self, id: &InstanceId) {
-        if let Some(old) = self.instances.remove(id)
-            && !old.is_stopping()
-        {
-            self.reorder.extend(old.module);
+        self.close_run(id, None);
+        if let Some(old) = self.instances.remove(id) {
+            self.touched.extend(old.module.clone());
+            // Cores that nobody is pinned to any more are everybody's again.
+            if !old.is_stopping() || !old.binding.cores.is_empty() {
+                self.reorder.extend(old.module);
+            }
         }
         self.stopped_by.remove(id);
         self.moves.remove(id);
@@ -409,29 +421,11 @@ impl Core {
         !self.changed.is_empty()
     }
 
-    fn note(&mut self, record: Record) {
+    pub(crate) fn note(&mut self, record: Record) {
         self.changed.insert((record.kind(), record.key()), Some(record));
     }
 
-    /// All apps, by name.
-    pub fn apps(&self) -> impl Iterator<Item = &App> {
-        self.apps.values()
-    }
-
-    /// All instances, by id.
-    pub fn instances(&self) -> impl Iterator<Item = &Instance> {
-        self.instances.values()
-    }
-
-    /// All modules with what is thought of them.
-    pub fn modules(&self) -> impl Iterator<Item = (&Module, Liveness)> {
-        self.modules
-            .values()
-            .map(|m| (m, self.links.get(&m.name).map_or(Liveness::Lost, |link| link.liveness)))
-    }
-
-    /// The last events, oldest first.
-    pub fn events(&self) -> impl Iterator<Item = &EventRecord> {
-        self.events.values()
+    pub(crate) fn forget(&mut self, kind: RecordKind, key: String) {
+        self.changed.insert((kind, key), None);
     }
 }

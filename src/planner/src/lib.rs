@@ -15,19 +15,34 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod balance;
+mod bind;
 mod core;
+mod device_queue;
+#[cfg(test)]
+mod histories;
+mod history;
 mod lease;
 mod link;
+mod load;
+mod out_of_use;
 mod place;
 pub mod pool;
 mod preempt;
 mod prefetch;
 mod reconcile;
 mod request;
+mod resize;
+mod resources;
 mod rollout;
 mod service;
+mod strategies;
+mod tasks;
+#[cfg(test)]
+mod testing;
+mod usage;
+mod window;
 
-pub use crate::core::{AgentReport, Change, Core, Event, Order, Output, Reply, Request};
+pub use crate::core::{AgentReport, Amounts, Change, Core, Event, Order, Output, Reply, Request};
 pub use lease::Lease;
 pub use place::{Load, loads};
 pub use request::Refusal;

@@ -1,7 +1,20 @@
-//! Placement of one instance: filter, score, choose, and keep the whole table as the explanation.
+//! Placement of one instance: filter, score, choose, bind, and keep the whole table as the explanation.
+//!
+//! ```text
+//!  Ask ─► usages over its window ─► filters ─► scores ─► device-level queue ─► bind numbers ─► Decision
+//!         (placed and reserved)     (all of them, for     (only what succeeded
+//!                                    the table)            before)
+//! ```
 
-use crate::core::Core;
-use model::{AppSpec, Candidate, Decision, Instance, Module, Name, Strategy, Verdict};
+use crate::{
+    core::Core,
+    device_queue::DeviceLevel,
+    strategies::{chosen_strategy, filters, pooled, score},
+    usage::{Except, Hold, Usage, Window, by_module},
+};
+use model::{
+    AppSpec, Binding, Candidate, Decision, Failed, Instance, Milli, Module, Name, Strategy, Verdict,
+};
 use std::collections::BTreeMap;
 
 /// What is asked for on one module, by everything that is placed there.
@@ -29,13 +42,15 @@ impl Load {
         self.instances += 1;
     }
 
-    pub(crate) fn subtract(&mut self, spec: &AppSpec) {
-        let asked = &spec.resources;
-        self.cpu = self.cpu.saturating_sub(asked.cpu.0);
-        self.memory = self.memory.saturating_sub(asked.memory.0);
-        self.disk = self.disk.saturating_sub(asked.disk.0);
-        self.gpu = self.gpu.saturating_sub(asked.gpu.0);
-        self.instances = self.instances.saturating_sub(1);
+    /// The larger of each.
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self {
+            cpu: self.cpu.max(other.cpu),
+            memory: self.memory.max(other.memory),
+            disk: self.disk.max(other.disk),
+            gpu: self.gpu.max(other.gpu),
+            instances: self.instances.max(other.instances),
+        }
     }
 
     /// The mean share of CPU and memory that is taken, from 0 to 1.
@@ -61,70 +76,181 @@ pub(crate) fn share(part: u64, whole: u64) -> f64 {
 
 /// Why `module` can never hold `spec`, whatever else runs there.
 pub(crate) fn too_small(module: &Module, spec: &AppSpec) -> Option<String> {
-    short_of(module, &Load::default(), spec)
+    let empty = Usage::default();
+    let accelerators = module.capacity.accelerators.len() as u64;
+    let mut failed = short_of_amounts(module, &empty, spec);
+    let asked = spec.resources.gpu;
+    if asked.0.div_ceil(Milli::WHOLE) > accelerators {
+        failed.push(fail("accelerators", format!("gpu: asks {asked}, has {accelerators}"), String::new()));
+    }
+    (!failed.is_empty()).then(|| failed.into_iter().map(|f| f.why).collect::<Vec<_>>().join(", "))
 }
 
-pub(crate) fn short_of(module: &Module, load: &Load, spec: &AppSpec) -> Option<String> {
-    let (has, asked) = (&module.capacity, &spec.resources);
-    let lacks = |used: u64, asked: u64, has: u64| asked > 0 && used.saturating_add(asked) > has;
-    if lacks(load.cpu, asked.cpu.0, has.cpu.0) {
-        return Some(format!(
-            "cpu: asks {}, free {}",
-            asked.cpu,
-            model::Milli(has.cpu.0.saturating_sub(load.cpu))
-        ));
+/// Everything that a decision depends on besides the state.
+pub(crate) struct Ask<'a> {
+    pub(crate) spec: &'a AppSpec,
+    /// When it needs what it asks for.
+    pub(crate) window: Window,
+    /// Where a moved instance comes from.
+    pub(crate) avoid: Option<&'a Name>,
+    pub(crate) cause: &'a str,
+    /// What the queues know it by.
+    pub(crate) code: String,
+    /// Whose own resources do not count.
+    pub(crate) except: Except<'a>,
+    /// What is about to be reserved in the same request.
+    pub(crate) extra: &'a [Hold<'a>],
+    /// A place that is taken if it passes the filters, with the words for why.
+    pub(crate) prefer: Option<(&'a Name, &'a Binding, &'a str)>,
+}
+
+/// The filters, in the order in which they are told.
+pub(crate) const FILTERS: [&str; 12] = [
+    "leaving",
+    "liveness",
+    "cordon",
+    "modules",
+    "labels",
+    "ports",
+    "apart",
+    "near",
+    "cpu",
+    "memory",
+    "disk",
+    "accelerators",
+];
+
+fn fail(filter: &str, why: impl Into<String>, remedy: impl Into<String>) -> Failed {
+    Failed { filter: filter.to_owned(), why: why.into(), remedy: remedy.into() }
+}
+
+pub(crate) fn short_of_amounts(module: &Module, usage: &Usage, spec: &AppSpec) -> Vec<Failed> {
+    let (has, asked, load) = (&module.capacity, &spec.resources, &usage.load);
+    let lacking = |used: u64, asked: u64, has: u64| {
+        let short = used.saturating_add(asked).saturating_sub(has);
+        (asked > 0 && short > 0).then_some((short, has.saturating_sub(used)))
+    };
+    let mut failed = Vec::new();
+    let mut told = lacking(load.cpu, asked.cpu.0, has.cpu.0);
+    let free_cores = has.cores().filter(|core| !usage.cores.contains(core)).count() as u64;
+    if let (None, Some(count)) = (told, asked.cpu.wholes())
+        && free_cores < count
+    {
+        told = Some(((count - free_cores) * Milli::WHOLE, free_cores * Milli::WHOLE));
     }
-    if lacks(load.memory, asked.memory.0, has.memory.0) {
-        let free = has.memory.0.saturating_sub(load.memory) >> 20;
-        return Some(format!("memory: asks {}, free {free}MiB", asked.memory));
+    if let Some((short, free)) = told {
+        let why = format!("cpu: asks {}, free {}", asked.cpu, Milli(free));
+        failed.push(fail("cpu", why, format!("{} more of its cpu is free", Milli(short))));
     }
-    if lacks(load.disk, asked.disk.0, has.disk.0) {
-        let free = has.disk.0.saturating_sub(load.disk) >> 20;
-        return Some(format!("disk: asks {}, free {free}MiB", asked.disk));
+    for (what, asked, used, has) in
+        [("memory", asked.memory, load.memory, has.memory.0), ("disk", asked.disk, load.disk, has.disk.0)]
+    {
+        if let Some((short, free)) = lacking(used, asked.0, has) {
+            let why = format!("{what}: asks {asked}, free {}MiB", free >> 20);
+            let short = short.div_ceil(1 << 20);
+            failed.push(fail(what, why, format!("{short}MiB more of its {what} are free")));
+        }
     }
-    if lacks(load.gpu, asked.gpu.0, has.gpu().0) {
-        return Some(format!(
-            "gpu: asks {}, free {}",
-            asked.gpu,
-            model::Milli(has.gpu().0.saturating_sub(load.gpu))
-        ));
-    }
-    None
+    failed
 }
 
 impl Core {
-    /// Finds a module for `spec`. `avoid` is where a moved instance comes from.
+    /// Finds a module for an app's instance, from now on and for good. `avoid` is where a moved one comes from.
     pub(crate) fn decide(&self, spec: &AppSpec, avoid: Option<&Name>, cause: &str) -> Decision {
-        let loads = loads(self.instances.values());
-        let empty = Load::default();
+        let window = Window::for_good(self.now.wall);
+        let except = Except::default();
+        let code = spec.code(1);
+        self.decide_on(&Ask { spec, window, avoid, cause, code, except, extra: &[], prefer: None })
+    }
+
+    /// Finds a module and numbers there.
+    pub(crate) fn decide_on(&self, ask: &Ask<'_>) -> Decision {
+        let holds = self.holds(ask.except);
+        let held = by_module(holds.iter().chain(ask.extra));
+        let usages: BTreeMap<&Name, Usage> =
+            held.iter().map(|(name, holds)| (*name, Usage::of(holds, ask.window))).collect();
+        let nothing = Usage::default();
+        let strategy = chosen_strategy(ask.spec);
         let mut candidates = Vec::with_capacity(self.modules.len());
         let mut best: Option<(f64, u64, u64, &Name)> = None;
         for module in self.modules.values() {
-            let load = loads.get(&module.name).unwrap_or(&empty);
-            let verdict = match self.filter(module, load, spec, avoid) {
-                Some(why) => Verdict::Filtered(why),
-                None => Verdict::Score(score(spec.strategy, module, load, spec)),
-            };
-            if let Verdict::Score(score) = verdict {
-                let siblings = self.count_on(&module.name, |i| i.spec.name == spec.name);
-                let better = match best {
-                    None => true,
-                    Some((top, top_siblings, top_load, _)) => match spec.strategy {
-                        // Replicas of one app apart first: that is what spreading is for.
-                        Strategy::Spread => {
-                            (siblings, -score, load.instances) < (top_siblings, -top, top_load)
-                        }
-                        _ => (-score, load.instances) < (-top, top_load),
-                    },
-                };
-                if better {
-                    best = Some((score, siblings, load.instances, &module.name));
-                }
+            let usage = usages.get(&module.name).unwrap_or(&nothing);
+            let failed = self.filter(module, usage, ask);
+            if let Some(first) = failed.first() {
+                let verdict = Verdict::Filtered(first.why.clone());
+                let (module, scores) = (module.name.clone(), BTreeMap::new());
+                candidates.push(Candidate { module, verdict, failed, scores });
+                continue;
             }
-            candidates.push(Candidate { module: module.name.clone(), verdict });
+            let load = &usage.load;
+            let (score, scores) = score(strategy, module, load, ask.spec);
+            let sibling = |i: &Instance| i.spec.name == ask.spec.name && Some(&i.id) != ask.except.instance;
+            let siblings = self.count_on(&module.name, sibling);
+            let better = match best {
+                None => true,
+                Some((top, top_siblings, top_load, _)) => match strategy {
+                    // Replicas of one app apart first: that is what spreading is for.
+                    Strategy::Spread => (siblings, -score, load.instances) < (top_siblings, -top, top_load),
+                    _ => (-score, load.instances) < (-top, top_load),
+                },
+            };
+            if better {
+                best = Some((score, siblings, load.instances, &module.name));
+            }
+            let verdict = Verdict::Score(score);
+            candidates.push(Candidate { module: module.name.clone(), verdict, failed, scores });
         }
-        let chosen = best.map(|(.., name)| name.clone());
-        Decision { cause: cause.to_owned(), chosen, candidates, at: self.now.wall }
+        let mut alarm = String::new();
+        let mut wanted = Binding::default();
+        let mut best = best.map(|(.., name)| name.clone());
+        if let Some(pooled) = pooled(strategy) {
+            let chosen = self.choose_by_pool(ask, pooled, &usages, &mut candidates);
+            best = chosen.as_ref().map(|c| c.module.clone());
+            if let Some(chosen) = chosen {
+                (wanted, alarm) = (chosen.wanted, chosen.alarm.unwrap_or_default());
+            }
+        }
+        let level = self
+            .preferred(ask, &candidates, &usages)
+            .or_else(|| self.device_level(ask, &candidates, &usages))
+            .unwrap_or_default();
+        let (chosen, binding) = match level.taken {
+            Some((name, binding)) => (Some(name), binding),
+            None => match best.and_then(|name| self.modules.get(&name)) {
+                Some(module) => {
+                    let usage = usages.get(&module.name).unwrap_or(&nothing);
+                    let bound = self.bind(module, usage, ask.spec, &wanted);
+                    (bound.is_some().then(|| module.name.clone()), bound.unwrap_or_default())
+                }
+                None => (None, Binding::default()),
+            },
+        };
+        Decision {
+            cause: ask.cause.to_owned(),
+            chosen,
+            binding,
+            level: level.words,
+            strategy: format!("{strategy:?}").to_lowercase(),
+            filters: filters(strategy),
+            alarm,
+            candidates,
+            at: self.now.wall,
+        }
+    }
+
+    /// The preferred place, if it passes the filters and its numbers can be had.
+    fn preferred(
+        &self,
+        ask: &Ask<'_>,
+        candidates: &[Candidate],
+        usages: &BTreeMap<&Name, Usage>,
+    ) -> Option<DeviceLevel> {
+        let (name, wanted, why) = ask.prefer?;
+        candidates.iter().find(|c| c.module == *name && c.failed.is_empty())?;
+        let nothing = Usage::default();
+        let usage = usages.get(name).unwrap_or(&nothing);
+        let binding = self.bind(self.modules.get(name)?, usage, ask.spec, wanted)?;
+        Some(DeviceLevel { words: why.to_owned(), taken: Some((name.clone(), binding)) })
     }
 
     fn count_on(&self, module: &Name, test: impl Fn(&Instance) -> bool) -> u64 {
@@ -134,72 +260,114 @@ impl Core {
             .count() as u64
     }
 
-    fn filter(&self, module: &Module, load: &Load, spec: &AppSpec, avoid: Option<&Name>) -> Option<String> {
-        self.unfit(module, spec, avoid).or_else(|| short_of(module, load, spec))
+    /// Every filter that takes the module out, in their order.
+    fn filter(&self, module: &Module, usage: &Usage, ask: &Ask<'_>) -> Vec<Failed> {
+        let mut failed = self.unfit(module, usage, ask.spec, ask.avoid);
+        failed.extend(self.short_of(module, usage, ask.spec));
+        failed
+    }
+
+    /// What it lacks there of amounts and of numbered resources.
+    pub(crate) fn short_of(&self, module: &Module, usage: &Usage, spec: &AppSpec) -> Vec<Failed> {
+        let mut failed = short_of_amounts(module, usage, spec);
+        failed.extend(self.short_of_accelerators(module, usage, spec));
+        failed
     }
 
     /// Why a module is out of the question, whatever room it has.
-    pub(crate) fn unfit(&self, module: &Module, spec: &AppSpec, avoid: Option<&Name>) -> Option<String> {
-        if avoid == Some(&module.name) {
-            return Some("it moves away from here".to_owned());
+    pub(crate) fn unfit(
+        &self,
+        module: &Module,
+        usage: &Usage,
+        spec: &AppSpec,
+        avoid: Option<&Name>,
+    ) -> Vec<Failed> {
+        let name = &module.name;
+        let mut failed = Vec::new();
+        if avoid == Some(name) {
+            failed.push(fail("leaving", "it moves away from here", "it need not move away from there"));
         }
-        let Some(link) = self.links.get(&module.name) else { return Some("never heard".to_owned()) };
-        if let Some(why) = link.refusal(self.now, &self.timing) {
-            return Some(why);
+        match self.links.get(name) {
+            None => failed.push(fail("liveness", "never heard", "it is heard")),
+            Some(link) => failed.extend(
+                link.refusal(self.now, &self.timing)
+                    .map(|why| fail("liveness", why, "it is heard and has settled")),
+            ),
         }
         if module.cordoned {
-            return Some(if module.draining { "draining" } else { "cordoned" }.to_owned());
+            let why = if module.draining { "draining" } else { "cordoned" };
+            failed.push(fail("cordon", why, format!("`spacectl uncordon {name}` is given")));
         }
         let wanted = &spec.placement;
-        if !wanted.modules.is_empty() && !wanted.modules.contains(&module.name) {
-            return Some("not among placement.modules".to_owned());
+        if !wanted.modules.is_empty() && !wanted.modules.contains(name) {
+            failed.push(fail("modules", "not among placement.modules", "placement.modules names it"));
         }
         if let Some((key, value)) =
             wanted.labels.iter().find(|(key, value)| module.labels.get(*key) != Some(value))
         {
-            return Some(format!("has no label {key} = {value:?}"));
+            let why = format!("has no label {key} = {value:?}");
+            failed.push(fail("labels", why, format!("it has the label {key} = {value:?}")));
         }
-        if let Some(host) = own_host_ports(spec).find(|host| self.port_taken(&module.name, *host)) {
-            return Some(format!("host port {host} is taken"));
+        if let Some(host) = own_host_ports(spec).find(|host| usage.ports.contains(host)) {
+            let why = format!("host port {host} is taken");
+            failed.push(fail("ports", why, format!("its port {host} is free")));
         }
+        failed.extend(self.companions(module, spec));
+        failed
+    }
+
+    fn companions(&self, module: &Module, spec: &AppSpec) -> Vec<Failed> {
+        let mut failed = Vec::new();
+        let wanted = &spec.placement;
         if let Some(app) =
             wanted.apart.iter().find(|app| self.count_on(&module.name, |i| i.spec.name == **app) > 0)
         {
-            return Some(format!("runs {app}, which it keeps apart from"));
-        }
-        if let Some(other) = self.instances.values().find(|i| {
+            let why = format!("runs {app}, which it keeps apart from");
+            failed.push(fail("apart", why, format!("{app} runs elsewhere")));
+        } else if let Some(other) = self.instances.values().find(|i| {
             i.module.as_ref() == Some(&module.name)
                 && i.spec.name != spec.name
                 && i.spec.placement.apart.contains(&spec.name)
         }) {
-            return Some(format!("runs {}, which keeps apart from it", other.spec.name));
+            let other = &other.spec.name;
+            let why = format!("runs {other}, which keeps apart from it");
+            failed.push(fail("apart", why, format!("{other} runs elsewhere")));
         }
         if let Some(app) =
             wanted.near.iter().find(|app| self.count_on(&module.name, |i| i.spec.name == **app) == 0)
         {
-            return Some(format!("does not run {app}, which it wants to be near"));
+            let why = format!("does not run {app}, which it wants to be near");
+            failed.push(fail("near", why, format!("{app} runs there")));
         }
-        None
+        failed
     }
 
-    fn port_taken(&self, module: &Name, host: u16) -> bool {
-        self.instances
-            .values()
-            .any(|i| i.module.as_ref() == Some(module) && own_host_ports(&i.spec).any(|own| own == host))
+    fn short_of_accelerators(&self, module: &Module, usage: &Usage, spec: &AppSpec) -> Option<Failed> {
+        let asked = spec.resources.gpu;
+        if asked.0 == 0 {
+            return None;
+        }
+        let (left, all) = (self.left(module, usage), module.capacity.accelerators.len());
+        let out = all.saturating_sub(left.len());
+        let out = if out == 0 { String::new() } else { format!(", {out} in maintenance") };
+        if let Some(count) = asked.wholes() {
+            let idle = left.iter().filter(|l| l.free == Milli::WHOLE).count() as u64;
+            let short = count.saturating_sub(idle);
+            let why = format!("accelerators: asks {count}, idle {idle} of {all}{out}");
+            return (short > 0)
+                .then(|| fail("accelerators", why, format!("{short} more of its accelerators idle")));
+        }
+        let most = left.iter().map(|l| l.free).max().unwrap_or(0);
+        let why = format!(
+            "accelerators: asks {asked} of one, the most free on one of {all} is {}{out}",
+            Milli(most)
+        );
+        (most < asked.0)
+            .then(|| fail("accelerators", why, format!("{asked} of one of its accelerators are free")))
     }
 }
 
 /// Those that are published by a service belong to no module.
-fn own_host_ports(spec: &AppSpec) -> impl Iterator<Item = u16> {
+pub(crate) fn own_host_ports(spec: &AppSpec) -> impl Iterator<Item = u16> {
     spec.ports.iter().filter(|p| p.service.is_none()).filter_map(|p| p.host)
-}
-
-/// 0 to 100. Spread and binpack are Kubernetes' LeastAllocated and MostAllocated over CPU and memory; an app
-/// that asks for nothing is still seen through the number of instances.
-fn score(strategy: Strategy, module: &Module, load: &Load, spec: &AppSpec) -> f64 {
-    let cpu = share(load.cpu.saturating_add(spec.resources.cpu.0), module.capacity.cpu.0);
-    let memory = share(load.memory.saturating_add(spec.resources.memory.0), module.capacity.memory.0);
-    let taken = 50.0 * (cpu + memory);
-    let score = if strategy == Strategy::Binpack { taken } else { 100.0 - taken };
-    (score * 100.0).round() / 100.0
 }

@@ -7,9 +7,10 @@
 
 use crate::{
     core::Core,
-    place::{Load, short_of},
+    usage::{Except, Hold, Usage, Window},
 };
 use model::{Instance, InstanceId, Module, Name, Severity};
+use std::collections::BTreeSet;
 
 /// Who has to go so that another fits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,9 +38,12 @@ impl Core {
 
     /// The module where the least is lost.
     pub(crate) fn plan_preemption(&self, pending: &Instance) -> Option<Preemption> {
+        let own = [&pending.spec.name];
+        let holds = self.holds(Except { reservations: &own, ..Except::default() });
         let mut best: Option<((i32, usize), Preemption)> = None;
         for module in self.modules.values() {
-            let Some(victims) = self.victims(module, pending) else { continue };
+            let there: Vec<&Hold<'_>> = holds.iter().filter(|h| h.module == &module.name).collect();
+            let Some(victims) = self.victims(module, &there, pending) else { continue };
             let worst = victims.iter().map(|i| i.spec.priority).max().unwrap_or(i32::MIN);
             let cost = (worst, victims.len());
             if best.as_ref().is_none_or(|(least, _)| cost < *least) {
@@ -52,32 +56,40 @@ impl Core {
 
     /// The least important instances on `module` without which `pending` fits there; nothing when it cannot be
     /// made to fit, or when it is not resources that it lacks.
-    fn victims(&self, module: &Module, pending: &Instance) -> Option<Vec<&Instance>> {
-        if self.unfit(module, &pending.spec, None).is_some() {
+    fn victims(&self, module: &Module, holds: &[&Hold<'_>], pending: &Instance) -> Option<Vec<&Instance>> {
+        let until = self.plans.get(&pending.spec.name).map_or(u64::MAX, |plan| plan.end);
+        let window = Window { from: self.now.wall, until };
+        let usage = |gone: &BTreeSet<&InstanceId>| {
+            let stays = |h: &&&Hold<'_>| h.instance.is_none_or(|id| !gone.contains(id));
+            Usage::of(&holds.iter().filter(stays).copied().collect::<Vec<_>>(), window)
+        };
+        if !self.unfit(module, &usage(&BTreeSet::new()), &pending.spec, None).is_empty() {
             return None;
         }
         let there = || self.instances.values().filter(|i| i.module.as_ref() == Some(&module.name));
-        let mut load = Load::default();
-        there().filter(|i| !i.is_stopping()).for_each(|i| load.add(&i.spec));
+        // What stops already is as good as gone.
+        let mut gone: BTreeSet<&InstanceId> = there().filter(|i| i.is_stopping()).map(|i| &i.id).collect();
+        let lacks =
+            |gone: &BTreeSet<&InstanceId>| !self.short_of(module, &usage(gone), &pending.spec).is_empty();
         let mut less: Vec<&Instance> =
             there().filter(|i| !i.is_stopping() && i.spec.priority < pending.spec.priority).collect();
         less.sort_by_key(|i| (i.spec.priority, std::cmp::Reverse(i.spec.resources.memory), i.id.clone()));
-        let mut victims = Vec::new();
+        let mut victims: Vec<&Instance> = Vec::new();
         let mut rest = less.into_iter();
-        while short_of(module, &load, &pending.spec).is_some() {
+        while lacks(&gone) {
             let victim = rest.next()?;
-            load.subtract(&victim.spec);
+            gone.insert(&victim.id);
             victims.push(victim);
         }
         // Some of the first may have been in vain: a later, larger one was enough.
         let mut kept = 0;
         while let Some(victim) = victims.get(kept).copied() {
-            load.add(&victim.spec);
-            if short_of(module, &load, &pending.spec).is_none() {
-                victims.remove(kept);
-            } else {
-                load.subtract(&victim.spec);
+            gone.remove(&victim.id);
+            if lacks(&gone) {
+                gone.insert(&victim.id);
                 kept += 1;
+            } else {
+                victims.remove(kept);
             }
         }
         Some(victims)

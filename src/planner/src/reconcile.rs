@@ -5,14 +5,17 @@ use model::{App, Instance, InstanceId, Name, OnDisconnect, Phase, PlannedMove, R
 
 impl Core {
     pub(crate) fn reconcile(&mut self) {
+        self.run_tasks();
         self.stop_unwanted();
         self.finish_moves();
         self.finish_drains();
         self.watch_rollouts();
         self.fill_replicas();
         self.place_pending();
+        self.keep_reservations();
         self.roll();
         self.empty_modules();
+        self.leave_accelerators();
         self.rebalance();
     }
 
@@ -26,7 +29,9 @@ impl Core {
             "Lost",
             format!("not heard; {} instances are replaced", there.len()),
         );
+        self.touched.insert(name.clone());
         for instance in there {
+            self.close_run(&instance.id, Some(model::Outcome::Lost));
             self.remove_instance(&instance.id);
             let kept = instance.spec.migration.on_disconnect == OnDisconnect::Keep;
             let word = if kept {
@@ -51,7 +56,7 @@ impl Core {
             .filter(|i| !i.is_stopping())
             .filter(|i| !i.draining || !self.apps.contains_key(&i.spec.name))
             .filter(|i| {
-                self.apps.get(&i.spec.name).is_none_or(|app| i.id.replica().number > app.spec.replicas)
+                self.apps.get(&i.spec.name).is_none_or(|app| i.id.replica().number > self.wanted(app))
             })
             .map(|i| i.id.clone())
             .collect();
@@ -117,7 +122,7 @@ impl Core {
     fn fill_replicas(&mut self) {
         let apps: Vec<App> = self.apps.values().cloned().collect();
         for app in apps {
-            for number in 1..=app.spec.replicas {
+            for number in 1..=self.wanted(&app) {
                 let replica = ReplicaId { app: app.name().clone(), number };
                 if !self.instances.values().any(|i| *i.id.replica() == replica) {
                     self.create(&replica, None, "new replica");
@@ -147,6 +152,7 @@ impl Core {
             spec,
             revision,
             module: None,
+            binding: model::Binding::default(),
             phase: Phase::Pending,
             replaces,
             restarts: 0,
@@ -177,14 +183,12 @@ impl Core {
     pub(crate) fn place(&mut self, id: &InstanceId, only: Option<&Name>) {
         let Some(mut instance) = self.instances.get(id).cloned() else { return };
         let from = instance.replaces.as_ref().and_then(|old| self.instances.get(old)).and_then(|old| {
-            // An update may stay where it is; a drain or a rebalance may not.
-            (old.revision == instance.revision).then(|| old.module.clone()).flatten()
+            // An update may stay where it is, and so may what leaves one accelerator; a drain or a rebalance may not.
+            let stays = old.revision != instance.revision || self.out_of_use(old).is_some();
+            if stays { None } else { old.module.clone() }
         });
-        let mut decision = self.decide(&instance.spec, from.as_ref(), &instance.decision.cause);
-        let intended = self.intended.remove(instance.id.replica()).filter(|to| decision.fits(to));
-        if let Some(only) = only.cloned().or(intended) {
-            decision.chosen = Some(only);
-        }
+        let intended = self.intended.remove(instance.id.replica());
+        let decision = self.decide_placement(&instance, from.as_ref(), only.or(intended.as_ref()));
         let mut message = decision.refusal();
         if decision.chosen.is_none()
             && let Some(waits) = self.preempt(&instance)
@@ -202,9 +206,14 @@ impl Core {
         } else {
             self.event(Severity::Warning, instance.id.replica(), "Pending", message.clone());
         }
+        if decision.chosen.is_some() && !decision.alarm.is_empty() {
+            self.event(Severity::Warning, instance.id.replica(), "Reserve", decision.alarm.clone());
+        }
         instance.module.clone_from(&decision.chosen);
+        instance.binding.clone_from(&decision.binding);
         instance.message = message;
         instance.decision = decision;
+        self.placed(&instance);
         self.put_instance(instance);
     }
 

@@ -45,6 +45,49 @@ pub enum Refusal {
     /// No such module.
     #[error("there is no module {0}; `spacectl get modules` lists them")]
     NoModule(Name),
+    /// No such accelerator.
+    #[error("{module} has no accelerator {number}; `spacectl get resources` lists them")]
+    NoAccelerator {
+        /// Where.
+        module: Name,
+        /// Which.
+        number: u32,
+    },
+    /// It is not lost.
+    #[error("{0} is still heard; take its power away, or drain it, before it is forgotten")]
+    StillThere(Name),
+    /// Plans that cannot be kept.
+    #[error("{}", .0.join("; "))]
+    Conflict(Vec<String>),
+    /// Tasks that wait for each other.
+    #[error("after: {0} come after each other in a circle; leave out one of them")]
+    Circle(String),
+    /// A task comes after one that does not exist.
+    #[error("after: {after:?}, which {task} comes after, is no task; apply it in the same request or before")]
+    NoTask {
+        /// Who says so.
+        task: Name,
+        /// Who is missing.
+        after: Name,
+    },
+    /// A window that is over already.
+    #[error("{task}: end: {end} is not after {start}, when it could start; give it a later end")]
+    Over {
+        /// Whose.
+        task: Name,
+        /// Its end.
+        end: String,
+        /// Its start.
+        start: String,
+    },
+    /// What is asked for is not free where the instance is.
+    #[error("{instance}: {reason}; free some there, or move it by changing its app file")]
+    NoRoom {
+        /// Whose.
+        instance: String,
+        /// What is short.
+        reason: String,
+    },
 }
 
 impl Core {
@@ -54,13 +97,21 @@ impl Core {
             Request::Delete(names) => self.delete(&names),
             Request::Scale(name, replicas) => self.scale(&name, replicas),
             Request::Cordon { module, cordoned, draining } => self.cordon(&module, cordoned, draining),
+            Request::Maintenance { module, number, maintenance } => {
+                self.set_maintenance(&module, number, maintenance)
+            }
+            Request::Resize(name, amounts) => self.resize(&name, amounts),
+            Request::Forget(module) => self.forget_module(&module),
         }
     }
 
-    fn apply(&mut self, specs: Vec<AppSpec>) -> Result<Reply, Refusal> {
+    fn apply(&mut self, mut specs: Vec<AppSpec>) -> Result<Reply, Refusal> {
         let mut seen = BTreeSet::new();
-        for spec in &specs {
+        for spec in &mut specs {
             spec.check()?;
+            self.resolve_window(spec);
+        }
+        for spec in &specs {
             if !seen.insert(&spec.name) {
                 return Err(SpecError::Duplicate { name: spec.name.to_string() }.into());
             }
@@ -68,11 +119,13 @@ impl Core {
             self.refuse_published(spec, &specs)?;
         }
         self.refuse_too_many_services(&specs)?;
+        let mut plans = self.plan_set(&specs)?;
         let mut lines = Vec::new();
         for spec in specs {
             let name = spec.name.clone();
+            let kind = spec.kind.as_str();
             let word = match self.apps.get(&name) {
-                Some(app) if app.spec == spec => "unchanged",
+                Some(app) if app.spec == spec && !plans.contains_key(&name) => "unchanged",
                 Some(app) => {
                     let (app, address) = (app.clone(), self.allot(&spec)?);
                     self.revise(app, spec, address);
@@ -93,10 +146,16 @@ impl Core {
                     "created"
                 }
             };
-            if word != "unchanged" {
-                self.event(Severity::Normal, &name, "Applied", format!("app {word}"));
+            if kind == "app" {
+                self.drop_plan(&name);
             }
-            lines.push(format!("app {name} {word}"));
+            if word != "unchanged" {
+                self.event(Severity::Normal, &name, "Applied", format!("{kind} {word}"));
+            }
+            lines.push(match plans.remove(&name) {
+                Some(plan) => format!("{kind} {name} {word}: {}", self.adopt_plan(plan)),
+                None => format!("{kind} {name} {word}"),
+            });
         }
         Ok(Reply { lines })
     }
@@ -121,9 +180,10 @@ impl Core {
         }
         let mut lines = Vec::new();
         for name in names {
+            let kind = if self.drop_plan(name) { "task" } else { "app" };
             self.remove_app(name);
-            self.event(Severity::Normal, name, "Deleted", "app deleted".to_owned());
-            lines.push(format!("app {name} deleted"));
+            self.event(Severity::Normal, name, "Deleted", format!("{kind} deleted"));
+            lines.push(format!("{kind} {name} deleted"));
         }
         Ok(Reply { lines })
     }

@@ -18,6 +18,11 @@ impl Core {
             replicas: spec.replicas,
             service: spec.service,
             update: spec.update,
+            start: spec.start,
+            end: spec.end,
+            duration: spec.duration,
+            after: spec.after.clone(),
+            code: spec.code.clone(),
             ..app.spec.clone()
         } == spec;
         if !same {

@@ -4,14 +4,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use model::{
-    AppFile, AppSpec, Bytes, Capacity, InstanceId, Liveness, Milli, Module, Name, Now, Observed, Phase,
-    Record, ServiceTable, Timing,
+    Accelerator, AppFile, AppSpec, Bytes, Capacity, Desired, InstanceId, Liveness, Milli, Module, Name, Now,
+    Observed, Phase, Record, ServiceTable, Timing,
 };
 use planner::{AgentReport, Core, Event, Lease, Order, Output, Refusal, Request};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 mod moves;
+
+fn accelerator(number: u32) -> Accelerator {
+    let pcie_slot = (number + 5).to_string();
+    Accelerator { number, pcie_slot, address: String::new(), fault: String::new() }
+}
 
 fn module(slot: u16) -> Module {
     Module {
@@ -23,7 +28,7 @@ fn module(slot: u16) -> Module {
             cpu: Milli(4000),
             memory: Bytes(1 << 30),
             disk: Bytes(1 << 30),
-            accelerators: vec![],
+            accelerators: (0..3).map(accelerator).collect(),
         },
         labels: BTreeMap::new(),
         kernel: String::new(),
@@ -45,6 +50,7 @@ struct Agent {
     lease: Lease,
     taken: u64,
     wanted: Vec<InstanceId>,
+    told: BTreeMap<InstanceId, Desired>,
     running: BTreeMap<InstanceId, u64>,
     /// Those that never get ready: their image is bad.
     bad: BTreeSet<InstanceId>,
@@ -85,6 +91,7 @@ impl World {
                     lease,
                     taken: 0,
                     wanted: vec![],
+                    told: BTreeMap::new(),
                     running: BTreeMap::new(),
                     bad: BTreeSet::new(),
                     table: ServiceTable::default(),
@@ -126,7 +133,8 @@ impl World {
                 agent.taken = number;
                 let bad = |d: &&model::Desired| d.spec.image.as_str().contains("bad");
                 agent.bad = desired.iter().filter(bad).map(|d| d.id.clone()).collect();
-                agent.wanted = desired.into_iter().map(|d| d.id).collect();
+                agent.wanted = desired.iter().map(|d| d.id.clone()).collect();
+                agent.told.extend(desired.into_iter().map(|d| (d.id.clone(), d)));
                 agent.next = Some((number, services));
             }
         }
@@ -208,8 +216,26 @@ impl World {
         }
     }
 
+    /// On no module do two instances have one accelerator or one core, whatever the server believes.
+    fn check_numbers(&self) {
+        for (name, agent) in &self.agents {
+            let (mut shares, mut cores) = (BTreeMap::new(), BTreeSet::new());
+            for told in agent.running.keys().map(|id| &agent.told[id]) {
+                for bound in &told.binding.accelerators {
+                    *shares.entry(bound.number).or_insert(0) += bound.share.0;
+                }
+                // Without whole cores it is only told which ones to keep off.
+                if told.spec.resources.cpu.wholes().is_some() {
+                    assert!(told.binding.cores.iter().all(|core| cores.insert(*core)), "{name}: {cores:?}");
+                }
+            }
+            assert!(shares.values().all(|milli| *milli <= Milli::WHOLE), "{name}: {shares:?}");
+        }
+    }
+
     /// The invariants.
     fn check(&self) {
+        self.check_numbers();
         let mut seen: BTreeMap<String, Vec<InstanceId>> = BTreeMap::new();
         for agent in self.agents.values() {
             for id in agent.running.keys() {
@@ -392,6 +418,8 @@ enum Act {
     Delete(u8),
     Drain(u16),
     Uncordon(u16),
+    Numbered(u8, u32, bool),
+    Maintain(u16, u32, bool),
 }
 
 /// Even numbers have a service; each third moves stop-first.
@@ -415,6 +443,8 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0u8..6).prop_map(Act::Delete),
         1 => (1u16..=3).prop_map(Act::Drain),
         1 => (1u16..=3).prop_map(Act::Uncordon),
+        2 => (0u8..3, 1u32..3, any::<bool>()).prop_map(|(n, r, whole)| Act::Numbered(n, r, whole)),
+        1 => (1u16..=3, 0u32..3, any::<bool>()).prop_map(|(m, n, on)| Act::Maintain(m, n, on)),
     ]
 }
 
@@ -436,12 +466,25 @@ proptest! {
                 Act::Scale(n, r) => drop(world.request(Request::Scale(format!("app-{n}").parse().unwrap(), r))),
                 Act::Delete(n) => drop(world.request(Request::Delete(vec![format!("app-{n}").parse().unwrap()]))),
                 Act::Drain(slot) => drop(world.request(Request::Cordon { module: Name::of_module(slot), cordoned: true, draining: true })),
+                Act::Numbered(n, r, whole) => {
+                    let gpu = if whole { "1" } else { "'600m'" };
+                    let more = format!("replicas = {r}\nresources = {{ cpu = '1', gpu = {gpu} }}");
+                    drop(world.request(Request::Apply(vec![spec(&format!("gpu-{n}"), &more)])));
+                }
+                Act::Maintain(slot, number, maintenance) => {
+                    let module = Name::of_module(slot);
+                    drop(world.request(Request::Maintenance { module, number, maintenance }));
+                }
                 Act::Uncordon(slot) => drop(world.request(Request::Cordon { module: Name::of_module(slot), cordoned: false, draining: false })),
             }
         }
         for slot in 1..=3 {
             world.cut(slot, false);
             world.request(Request::Cordon { module: Name::of_module(slot), cordoned: false, draining: false }).unwrap();
+            for number in 0..3 {
+                let module = Name::of_module(slot);
+                world.request(Request::Maintenance { module, number, maintenance: false }).unwrap();
+            }
         }
         world.run(60_000);
         prop_assert!(world.core.apps().all(|app| app.rollout.is_none()));

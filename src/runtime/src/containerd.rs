@@ -1,8 +1,9 @@
 //! Instances as containerd's containers and tasks, in a namespace of our own.
 
 mod exec;
+mod update;
 
-use crate::{Found, Network, Runtime, RuntimeError, image::KnownImages, logs::Logs, spec};
+use crate::{Accelerators, Found, Network, Runtime, RuntimeError, image::KnownImages, logs::Logs, spec};
 use async_trait::async_trait;
 use containerd_client::{
     services::v1::{
@@ -101,6 +102,8 @@ pub struct Engine {
     pub registry: String,
     /// The program that runs containers: runc or crun.
     pub oci_runtime: String,
+    /// The module's slot map.
+    pub accelerators: Accelerators,
 }
 
 impl Containerd {
@@ -183,7 +186,9 @@ impl Containerd {
     fn spec(&self, desired: &Desired, image: &ImageConfiguration) -> Result<Spec, RuntimeError> {
         let resolv_conf = Some(self.network.resolv_conf()).filter(|path| path.exists());
         let netns = self.network.namespace(&desired.id);
-        spec::build(desired, image, &netns, &self.module, resolv_conf.as_deref())
+        let grants = self.engine.accelerators.grants(&desired.binding)?;
+        let (module, resolv_conf) = (self.module.as_str(), resolv_conf.as_deref());
+        spec::build(desired, image, &spec::Place { netns: &netns, module, grants: &grants, resolv_conf })
     }
 
     fn shim_options(&self) -> prost_types::Any {
@@ -273,6 +278,10 @@ impl Runtime for Containerd {
             let _ = self.remove(&desired.id, Some(desired)).await;
         }
         started
+    }
+
+    async fn update(&self, desired: &Desired) -> Result<(), RuntimeError> {
+        self.change_limits(desired).await
     }
 
     async fn wait(&self, id: &InstanceId) -> Result<u32, RuntimeError> {

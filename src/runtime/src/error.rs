@@ -44,6 +44,22 @@ pub enum RuntimeError {
         /// Why.
         reason: String,
     },
+    /// A numbered accelerator is not where the slot map says.
+    #[error("accelerator {number} cannot be used: {reason}")]
+    NoAccelerator {
+        /// Which.
+        number: u32,
+        /// Why.
+        reason: String,
+    },
+    /// Limits that cannot be written down.
+    #[error("the limits of {instance} make no sense: {reason}")]
+    Limits {
+        /// Whose.
+        instance: String,
+        /// Why.
+        reason: String,
+    },
     /// A CNI plugin failed.
     #[error("network plugin {plugin} failed for {instance}: {reason}")]
     Plugin {

@@ -6,6 +6,7 @@
 //! So what an earlier process of the daemon started can be found again, and what it left half-done removed.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod accelerator;
 mod capacity;
 mod conntrack;
 mod containerd;
@@ -18,6 +19,7 @@ mod routes;
 mod services;
 mod spec;
 
+pub use accelerator::{AcceleratorSlot, Accelerators, Node};
 pub use capacity::measure;
 pub use containerd::{Containerd, Engine};
 pub use error::RuntimeError;
@@ -50,6 +52,8 @@ pub trait Runtime: Send + Sync {
     async fn pull(&self, image: &ImageRef) -> Result<(), RuntimeError>;
     /// Creates and starts an instance; answers its address. What a failed start leaves behind is removed.
     async fn start(&self, desired: &Desired) -> Result<String, RuntimeError>;
+    /// Gives a running instance the CPU, memory and cores that `desired` has now.
+    async fn update(&self, desired: &Desired) -> Result<(), RuntimeError>;
     /// Waits for the end of an instance's process; answers its exit code.
     async fn wait(&self, id: &InstanceId) -> Result<u32, RuntimeError>;
     /// Asks the process to end, kills it after the grace, and removes all that belongs to the instance but its log.

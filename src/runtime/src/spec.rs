@@ -1,12 +1,16 @@
 //! The OCI runtime specification of one instance.
 
-use crate::{Fence, RuntimeError};
-use model::{Desired, OnDisconnect};
+use crate::{
+    Fence, RuntimeError,
+    accelerator::{self, Grant},
+};
+use model::{Binding, Desired, OnDisconnect, Resources};
 use oci_spec::{
     OciSpecError,
     image::ImageConfiguration,
     runtime::{
-        Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxMemoryBuilder,
+        Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDevice, LinuxDeviceBuilder,
+        LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemoryBuilder,
         LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder, LinuxResourcesBuilder, Mount,
         MountBuilder, ProcessBuilder, RootBuilder, Spec, UserBuilder, get_default_maskedpaths,
         get_default_readonly_paths,
@@ -35,19 +39,26 @@ const CPU_PERIOD_US: u64 = 100_000;
 const PIDS: i64 = 4096;
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The module's side of an instance.
+pub(crate) struct Place<'a> {
+    pub(crate) netns: &'a Path,
+    pub(crate) module: &'a str,
+    pub(crate) grants: &'a [Grant],
+    /// Where its names are resolved, if the module says so.
+    pub(crate) resolv_conf: Option<&'a Path>,
+}
+
 /// Puts the instance's wishes, the image's configuration and the module's facts together.
 pub(crate) fn build(
     desired: &Desired,
     image: &ImageConfiguration,
-    netns: &Path,
-    module: &str,
-    resolv_conf: Option<&Path>,
+    place: &Place<'_>,
 ) -> Result<Spec, RuntimeError> {
     let args = arguments(desired, image)
         .ok_or_else(|| bad_image(desired, "it names no command; set command in the app file"))?;
     let refused = |e: OciSpecError| bad_image(desired, &e.to_string());
-    let mut spec = assemble(desired, image, netns, module, args).map_err(refused)?;
-    if let Some(file) = resolv_conf {
+    let mut spec = assemble(desired, image, place, args).map_err(refused)?;
+    if let Some(file) = place.resolv_conf {
         let mut mounts = spec.mounts().clone().unwrap_or_default();
         mounts.push(bind(file, "/etc/resolv.conf").map_err(refused)?);
         spec.set_mounts(Some(mounts));
@@ -75,12 +86,13 @@ fn arguments(desired: &Desired, image: &ImageConfiguration) -> Option<Vec<String
     (!args.is_empty()).then_some(args)
 }
 
-fn environment(desired: &Desired, image: &ImageConfiguration, module: &str) -> Vec<String> {
+fn environment(desired: &Desired, image: &ImageConfiguration, place: &Place<'_>) -> Vec<String> {
     let mut env = vec![DEFAULT_PATH.to_owned()];
     env.extend(image.config().as_ref().and_then(|c| c.env().clone()).unwrap_or_default());
     env.push(format!("SPACECLOUD_APP={}", desired.spec.name));
     env.push(format!("SPACECLOUD_INSTANCE={}", desired.id));
-    env.push(format!("SPACECLOUD_MODULE={module}"));
+    env.push(format!("SPACECLOUD_MODULE={}", place.module));
+    env.extend(accelerator::environment(place.grants));
     env.extend(desired.spec.env.iter().map(|(key, value)| format!("{key}={value}")));
     env
 }
@@ -101,8 +113,7 @@ fn user(desired: &Desired, image: &ImageConfiguration) -> Result<(u32, u32), Run
 fn assemble(
     desired: &Desired,
     image: &ImageConfiguration,
-    netns: &Path,
-    module: &str,
+    place: &Place<'_>,
     args: Vec<String>,
 ) -> Result<Spec, OciSpecError> {
     let (uid, gid) = user(desired, image).map_err(|e| OciSpecError::Other(e.to_string()))?;
@@ -115,7 +126,7 @@ fn assemble(
     let workdir = image.config().as_ref().and_then(|c| c.working_dir().clone()).filter(|d| !d.is_empty());
     let mut process = ProcessBuilder::default()
         .args(args)
-        .env(environment(desired, image, module))
+        .env(environment(desired, image, place))
         .cwd(workdir.unwrap_or_else(|| "/".to_owned()))
         .user(UserBuilder::default().uid(uid).gid(gid).build()?)
         .capabilities(capabilities)
@@ -128,7 +139,7 @@ fn assemble(
         (LinuxNamespaceType::Uts, None),
         (LinuxNamespaceType::Mount, None),
         (LinuxNamespaceType::Cgroup, None),
-        (LinuxNamespaceType::Network, Some(netns.to_owned())),
+        (LinuxNamespaceType::Network, Some(place.netns.to_owned())),
     ];
     let mut list = Vec::new();
     for (kind, path) in namespaces {
@@ -138,7 +149,8 @@ fn assemble(
     let keep = desired.spec.migration.on_disconnect == OnDisconnect::Keep;
     let linux = LinuxBuilder::default()
         .namespaces(list)
-        .resources(resources(desired)?)
+        .resources(resources(&desired.spec.resources, &desired.binding, place.grants)?)
+        .devices(devices(place.grants)?)
         .cgroups_path(format!("{}/{}", Fence::branch(keep), desired.id))
         .masked_paths(get_default_maskedpaths())
         .readonly_paths(get_default_readonly_paths())
@@ -151,19 +163,79 @@ fn assemble(
     Ok(spec)
 }
 
-fn resources(desired: &Desired) -> Result<oci_spec::runtime::LinuxResources, OciSpecError> {
-    let asked = &desired.spec.resources;
-    let mut builder = LinuxResourcesBuilder::default().pids(LinuxPidsBuilder::default().limit(PIDS).build()?);
+/// The limits of an instance. CPU in parts of cores is a quota; whole cores are a set, which needs none.
+pub(crate) fn limits(asked: &Resources, binding: &Binding) -> Result<LinuxResourcesBuilder, OciSpecError> {
+    let mut builder = LinuxResourcesBuilder::default();
+    let mut cpu = LinuxCpuBuilder::default().period(CPU_PERIOD_US);
     if asked.cpu.0 > 0 {
         let quota = i64::try_from(asked.cpu.0.saturating_mul(CPU_PERIOD_US) / 1000).unwrap_or(i64::MAX);
         let shares = (asked.cpu.0.saturating_mul(1024) / 1000).clamp(2, 262_144);
-        builder = builder.cpu(
-            LinuxCpuBuilder::default().quota(quota.max(1000)).period(CPU_PERIOD_US).shares(shares).build()?,
-        );
+        cpu = cpu.quota(quota.max(1000)).shares(shares);
+    }
+    if !binding.cores.is_empty() {
+        let cores: Vec<String> = binding.cores.iter().map(ToString::to_string).collect();
+        cpu = cpu.cpus(cores.join(","));
+    }
+    if asked.cpu.0 > 0 || !binding.cores.is_empty() {
+        builder = builder.cpu(cpu.build()?);
     }
     if asked.memory.0 > 0 {
         let limit = i64::try_from(asked.memory.0).unwrap_or(i64::MAX);
         builder = builder.memory(LinuxMemoryBuilder::default().limit(limit).swap(limit).build()?);
     }
-    builder.build()
+    Ok(builder)
 }
+
+fn resources(
+    asked: &Resources,
+    binding: &Binding,
+    grants: &[Grant],
+) -> Result<oci_spec::runtime::LinuxResources, OciSpecError> {
+    limits(asked, binding)?
+        .pids(LinuxPidsBuilder::default().limit(PIDS).build()?)
+        .devices(device_rules(grants)?)
+        .build()
+}
+
+fn kind(node: &crate::Node) -> LinuxDeviceType {
+    if node.block { LinuxDeviceType::B } else { LinuxDeviceType::C }
+}
+
+fn nodes(grants: &[Grant]) -> impl Iterator<Item = &crate::Node> {
+    grants.iter().flat_map(|grant| &grant.nodes)
+}
+
+fn devices(grants: &[Grant]) -> Result<Vec<LinuxDevice>, OciSpecError> {
+    nodes(grants)
+        .map(|node| {
+            LinuxDeviceBuilder::default()
+                .path(&node.path)
+                .typ(kind(node))
+                .major(node.major)
+                .minor(node.minor)
+                .file_mode(0o666u32)
+                .uid(0u32)
+                .gid(0u32)
+                .build()
+        })
+        .collect()
+}
+
+/// Nothing but what the OCI runtime gives everybody, and the nodes of the instance's own accelerators: a node that
+/// somebody makes in the container for another one's device cannot be opened.
+fn device_rules(grants: &[Grant]) -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
+    let nothing = LinuxDeviceCgroupBuilder::default().allow(false).access("rwm").build();
+    let own = nodes(grants).map(|node| {
+        LinuxDeviceCgroupBuilder::default()
+            .allow(true)
+            .typ(kind(node))
+            .major(node.major)
+            .minor(node.minor)
+            .access("rw")
+            .build()
+    });
+    std::iter::once(nothing).chain(own).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 pub struct FakeRuntime {
     running: Mutex<BTreeMap<InstanceId, Desired>>,
     starts: Mutex<BTreeMap<InstanceId, u32>>,
+    codes: Mutex<BTreeMap<InstanceId, u32>>,
     table: Mutex<ServiceTable>,
     connections: Mutex<BTreeMap<InstanceId, u32>>,
     pulled: Mutex<BTreeSet<String>>,
@@ -37,6 +38,17 @@ impl FakeRuntime {
     /// How often an instance was started.
     pub fn starts(&self, id: &InstanceId) -> u32 {
         lock(&self.starts).get(id).copied().unwrap_or(0)
+    }
+
+    /// What an instance was last given.
+    pub fn given(&self, id: &InstanceId) -> Option<Desired> {
+        lock(&self.running).get(id).cloned()
+    }
+
+    /// The instance's process ends with this code.
+    pub fn exit(&self, id: &InstanceId, code: u32) {
+        lock(&self.codes).insert(id.clone(), code);
+        self.crash(id);
     }
 
     /// Where services lead.
@@ -77,11 +89,16 @@ impl Runtime for FakeRuntime {
         Ok("127.0.0.1".to_owned())
     }
 
+    async fn update(&self, desired: &Desired) -> Result<(), RuntimeError> {
+        lock(&self.running).insert(desired.id.clone(), desired.clone());
+        Ok(())
+    }
+
     async fn wait(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
         loop {
             let changed = self.changed.notified();
             if !lock(&self.running).contains_key(id) {
-                return Ok(1);
+                return Ok(lock(&self.codes).get(id).copied().unwrap_or(1));
             }
             changed.await;
         }

@@ -5,8 +5,8 @@ pub(crate) use link::Link;
 
 use crate::common;
 use api::v1::{
-    App, ApplyRequest, CordonRequest, DeleteRequest, Done, GetRequest, Instance, LogChunk, LogsRequest,
-    Module, ScaleRequest, Snapshot,
+    App, ApplyRequest, CordonRequest, DeleteRequest, Done, ForgetRequest, GetRequest, Instance, LogChunk,
+    LogsRequest, MaintainRequest, Module, PlannerTables, ResizeRequest, ScaleRequest, Snapshot,
     cluster_server::{Cluster, ClusterServer},
 };
 use identity::{Authority, Role};
@@ -31,6 +31,7 @@ type Flow<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Clone, Default)]
 struct Shown {
     snapshot: Snapshot,
+    tables: PlannerTables,
     generation: u32,
 }
 
@@ -86,6 +87,11 @@ impl Serving {
     /// Changes what it shows; watches see it.
     pub(crate) fn show(&self, change: impl FnOnce(&mut Snapshot)) {
         self.desk.shown.send_modify(|shown| change(&mut shown.snapshot));
+    }
+
+    /// Changes the planner's tables.
+    pub(crate) fn show_tables(&self, change: impl FnOnce(&mut PlannerTables)) {
+        self.desk.shown.send_modify(|shown| change(&mut shown.tables));
     }
 
     /// Ends the watches of this moment, as a restart does.
@@ -147,6 +153,24 @@ impl Cluster for Desk {
         let flow = WatchStream::new(self.shown.subscribe());
         let flow = flow.take_while(move |shown| shown.generation == begun).map(|shown| Ok(shown.snapshot));
         Ok(Response::new(Box::pin(flow)))
+    }
+
+    async fn tables(&self, _: Request<GetRequest>) -> Answer<PlannerTables> {
+        Ok(Response::new(self.shown.borrow().tables.clone()))
+    }
+
+    async fn maintain(&self, request: Request<MaintainRequest>) -> Answer<Done> {
+        let MaintainRequest { module, number, maintenance } = request.into_inner();
+        self.note(format!("maintain {module} {number} {maintenance}"))
+    }
+
+    async fn resize(&self, request: Request<ResizeRequest>) -> Answer<Done> {
+        let ResizeRequest { app, cpu, memory, disk } = request.into_inner();
+        self.note(format!("resize {app} cpu={cpu} memory={memory} disk={disk}"))
+    }
+
+    async fn forget(&self, request: Request<ForgetRequest>) -> Answer<Done> {
+        self.note(format!("forget {}", request.into_inner().module))
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Answer<Self::LogsStream> {

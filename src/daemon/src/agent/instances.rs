@@ -6,7 +6,7 @@ use super::{
     probe::Target,
 };
 use crate::{chain, wall_clock};
-use model::{Desired, InstanceId, Observed, OnDisconnect, Phase, Span};
+use model::{Desired, InstanceId, Kind, Observed, OnDisconnect, Phase, Span};
 use planner::Lease;
 use runtime::{Fence, Found, Runtime, RuntimeError, boot_clock};
 use std::{
@@ -25,6 +25,8 @@ const UNHEALTHY: &str = "unhealthy: ";
 
 struct Handle {
     observed: Observed,
+    /// What it runs; a change of its limits is applied while it runs.
+    desired: watch::Sender<Desired>,
     keep: bool,
     stop: watch::Sender<bool>,
 }
@@ -149,6 +151,17 @@ impl Instances {
                 handle.stop.send_replace(true);
             }
         }
+        for (id, handle) in &state.handles {
+            if let Some(wanted) = state.wanted.get(id) {
+                handle.desired.send_if_modified(|now| {
+                    let changed = now != wanted;
+                    if changed {
+                        now.clone_from(wanted);
+                    }
+                    changed
+                });
+            }
+        }
         let mut missing: Vec<Desired> =
             state.wanted.values().filter(|d| !state.handles.contains_key(&d.id)).cloned().collect();
         missing.sort_by_key(|d| std::cmp::Reverse(d.spec.priority));
@@ -185,11 +198,14 @@ impl Instances {
             connections: None,
         };
         let keep = desired.spec.migration.on_disconnect == OnDisconnect::Keep;
-        state.handles.insert(desired.id.clone(), Handle { observed, keep, stop });
+        let (change, changes) = watch::channel(desired.clone());
+        state.handles.insert(desired.id.clone(), Handle { observed, desired: change, keep, stop });
         let all = self.clone();
         tokio::spawn(async move {
             let id = desired.id.clone();
-            Life { all: all.clone(), desired, stopped, restarts: 0, last: String::new() }.run(found).await;
+            Life { all: all.clone(), desired, changes, stopped, restarts: 0, last: String::new() }
+                .run(found)
+                .await;
             let mut state = lock(&all.state);
             state.handles.remove(&id);
             all.reconcile(&mut state);
@@ -200,10 +216,34 @@ impl Instances {
     }
 }
 
+/// Gives a running instance what it is to have; tries again until it is so, or something newer is wanted.
+async fn follow_limits(mut changes: watch::Receiver<Desired>, runtime: Arc<dyn Runtime>, mut given: Desired) {
+    loop {
+        let wanted = changes.borrow_and_update().clone();
+        if wanted != given {
+            match runtime.update(&wanted).await {
+                Ok(()) => {
+                    tracing::info!(instance = %wanted.id, binding = %wanted.binding.words(), "limits changed");
+                    given = wanted;
+                }
+                Err(error) => {
+                    tracing::warn!(instance = %wanted.id, error = %chain(&error), "cannot change the limits");
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            }
+        }
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
 /// One instance from its start to its removal.
 struct Life {
     all: Arc<Instances>,
     desired: Desired,
+    changes: watch::Receiver<Desired>,
     stopped: watch::Receiver<bool>,
     restarts: u32,
     /// Why the last run ended, or could not begin: told until the next one is under way.
@@ -219,7 +259,10 @@ impl Life {
         while !*self.stopped.borrow() {
             let outcome = match running.take() {
                 Some(running) => Ok(running),
-                None => self.start(remains).await,
+                None => {
+                    self.desired.clone_from(&self.changes.borrow_and_update());
+                    self.start(remains).await
+                }
             };
             remains = true;
             let message = match outcome {
@@ -269,20 +312,23 @@ impl Life {
         self.see(if health.is_some() { Phase::Running } else { Phase::Ready }, address, "", started);
         let runtime = self.all.runtime.clone();
         let id = self.desired.id.clone();
+        let is_task = self.desired.spec.kind == Kind::Task;
         let ended = async {
             loop {
                 match runtime.wait(&id).await {
-                    Ok(code) => return format!("exited with {code}"),
+                    Ok(0) if is_task => return None,
+                    Ok(code) => return Some(format!("exited with {code}")),
                     Err(error) => tracing::warn!(instance = %id, error = %chain(&error), "cannot wait"),
                 }
                 tokio::time::sleep(RETRY).await;
                 let alive =
                     runtime.list().await.map(|all| all.iter().any(|f| f.desired.id == id && f.running));
                 if matches!(alive, Ok(false)) {
-                    return "its process is gone".to_owned();
+                    return Some("its process is gone".to_owned());
                 }
             }
         };
+        let changing = follow_limits(self.changes.clone(), runtime.clone(), self.desired.clone());
         let probing = async {
             let Some(health) = health else { return std::future::pending().await };
             let first_port = self.desired.spec.ports.first().map_or(0, |p| p.container);
@@ -300,11 +346,19 @@ impl Life {
             }
         };
         let mut stopped = self.stopped.clone();
-        tokio::select! {
-            message = ended => Some(message),
+        let message = tokio::select! {
+            message = ended => message,
             message = probing => Some(message),
-            _ = stopped.wait_for(|stop| *stop) => None,
+            () = changing => return None,
+            _ = stopped.wait_for(|stop| *stop) => return None,
+        };
+        if message.is_some() {
+            return message;
         }
+        // A task that has done its work waits here to be taken away.
+        self.see(Phase::Succeeded, address, "", started);
+        let _ = self.stopped.wait_for(|stop| *stop).await;
+        None
     }
 
     /// It leaves its service at once, and its process is ended before it is started anew.

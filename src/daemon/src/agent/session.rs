@@ -15,6 +15,8 @@ use tokio_stream::wrappers::ReceiverStream;
 
 /// Heartbeats under way; more than a lease's worth is of no use.
 const WINDOW: usize = 64;
+/// Between two looks at the slots of the accelerators.
+const LOOK: Duration = Duration::from_secs(2);
 
 struct Session<'a> {
     module: &'a Name,
@@ -51,7 +53,8 @@ pub(super) async fn run(
     services.new_session();
     let (out, outbound) = mpsc::channel(WINDOW);
     let hello_sent = boot_clock();
-    let described = serde_json::to_string(&describe(config)?)?;
+    let module_now = describe(config)?;
+    let described = serde_json::to_string(&module_now)?;
     let observed = instances.observed().iter().map(to_observed).collect();
     out.send(FromAgent {
         message: Some(from_agent::Message::Hello(Hello { module_json: described, observed })),
@@ -67,6 +70,8 @@ pub(super) async fn run(
         Session { module, instances, services, prefetch, out, timing, sent, sequence, taken, peers };
     let mut beat = tokio::time::interval(session.timing.heartbeat.duration());
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut heard = tokio::time::Instant::now();
     loop {
         tokio::select! {
@@ -83,6 +88,12 @@ pub(super) async fn run(
             }
             _ = beat.tick() => session.heartbeat()?,
             () = instances.changed.notified() => session.heartbeat()?,
+            _ = look.tick() => {
+                // What a module has is said in its hello.
+                if config.accelerators().discover() != module_now.capacity.accelerators {
+                    bail!("the accelerators have changed");
+                }
+            }
         }
         if heard.elapsed() > session.timing.lease.duration() + Duration::from_millis(100) {
             bail!("the server is silent");

@@ -10,7 +10,7 @@ use api::{
 };
 use identity::{Role, Token, role_of};
 use model::{AppSpec, Module, Name, Observed};
-use planner::{AgentReport, Request as Ask};
+use planner::{AgentReport, Amounts, Request as Ask};
 use std::{
     collections::BTreeMap,
     pin::Pin,
@@ -78,6 +78,14 @@ fn name(text: &str) -> Result<Name, Status> {
     text.parse().map_err(|e: model::SpecError| Status::invalid_argument(e.to_string()))
 }
 
+/// An amount as app files have it; none for an empty text.
+fn amount<T: std::str::FromStr<Err = model::SpecError>>(text: &str) -> Result<Option<T>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|e: model::SpecError| Status::invalid_argument(e.to_string()))
+}
+
 #[tonic::async_trait]
 impl Cluster for Service {
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::Done>, Status> {
@@ -106,6 +114,33 @@ impl Cluster for Service {
         admin(&request)?;
         let v1::CordonRequest { module, cordoned, draining } = request.into_inner();
         self.ask(Ask::Cordon { module: name(&module)?, cordoned, draining }).await
+    }
+
+    async fn tables(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::PlannerTables>, Status> {
+        admin(&request)?;
+        let (sender, receiver) = oneshot::channel();
+        if !self.shell.send(Command::Tables(sender)) {
+            return Err(stopping());
+        }
+        receiver.await.map(Response::new).map_err(|_| stopping())
+    }
+
+    async fn maintain(&self, request: Request<v1::MaintainRequest>) -> Result<Response<v1::Done>, Status> {
+        admin(&request)?;
+        let v1::MaintainRequest { module, number, maintenance } = request.into_inner();
+        self.ask(Ask::Maintenance { module: name(&module)?, number, maintenance }).await
+    }
+
+    async fn resize(&self, request: Request<v1::ResizeRequest>) -> Result<Response<v1::Done>, Status> {
+        admin(&request)?;
+        let v1::ResizeRequest { app, cpu, memory, disk } = request.into_inner();
+        let amounts = Amounts { cpu: amount(&cpu)?, memory: amount(&memory)?, disk: amount(&disk)? };
+        self.ask(Ask::Resize(name(&app)?, amounts)).await
+    }
+
+    async fn forget(&self, request: Request<v1::ForgetRequest>) -> Result<Response<v1::Done>, Status> {
+        admin(&request)?;
+        self.ask(Ask::Forget(name(&request.into_inner().module)?)).await
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Snapshot>, Status> {

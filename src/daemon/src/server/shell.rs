@@ -23,6 +23,7 @@ pub(crate) enum Command {
     Hello { module: Box<Module>, observed: Vec<Observed>, session: u64, sender: ToAgent },
     Heartbeat { module: Name, session: u64, sequence: u64, report: AgentReport },
     Log { module: Name, wanted: v1::LogWanted, taken: oneshot::Sender<bool> },
+    Tables(oneshot::Sender<v1::PlannerTables>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -46,7 +47,8 @@ impl Shell {
         std::fs::create_dir_all(&config.state)
             .with_context(|| format!("cannot create {}", config.state.display()))?;
         let mut store = Sqlite::open(&config.state.join("state.db"))?;
-        let core = Core::load(store.load()?, config.timing, now()).with_services(config.server.services);
+        let mut core = Core::load(store.load()?, config.timing, now()).with_services(config.server.services);
+        core.set_policy(config.placement);
         let (commands, inbox) = channel();
         let (publish, snapshots) = watch::channel(snapshot(&core));
         let owner = Owner {
@@ -156,6 +158,10 @@ impl Owner {
                 let message = v1::ToAgent { message: Some(v1::to_agent::Message::Log(wanted)) };
                 let sent = self.sessions.get(&module).is_some_and(|s| s.sender.send(message).is_ok());
                 let _ = taken.send(sent);
+                Ok(())
+            }
+            Some(Command::Tables(answer)) => {
+                let _ = answer.send(super::tables::of(&self.core));
                 Ok(())
             }
             Some(Command::Stop(done)) => {

@@ -72,7 +72,6 @@ fn bad_files_name_file_key_and_remedy() {
         ("http = \"/healthz\"", "exec = []", "names no command"),
         ("http = \"/healthz\"", "exec = [\"a\"]\ntcp = 1", "exactly one"),
         ("[health]", "[update]\nsurge = 0\n\n[health]", "max_unavailable"),
-        ("kind = \"app\"", "kind = \"task\"", "not available"),
         ("near = []", "near = [\"telemetry\"]", "itself"),
     ];
     for (from, to, expected) in cases {
@@ -81,5 +80,58 @@ fn bad_files_name_file_key_and_remedy() {
         assert!(message.starts_with("app.toml: "), "{message}");
         assert!(message.contains(expected), "{to}: {message}");
         assert!(!message.contains('\n'), "{message}");
+    }
+}
+
+const TASK: &str = r#"
+kind = "task"
+name = "pass-17"
+image = "registry.spacecloud:5000/pass:1"
+start = 2026-11-23T15:00:00Z
+end = "2026-11-23T15:30:00Z"
+after = ["pass-16"]
+code = "zyckj"
+resources = { cpu = 2, gpu = 2 }
+"#;
+
+#[test]
+fn a_task_has_a_window_and_a_set_of_them_comes_in_one_file() {
+    let task = AppFile::parse("task.toml", TASK).unwrap().apps.remove(0);
+    assert_eq!(task.start.unwrap().to_string(), "2026-11-23T15:00:00Z");
+    assert_eq!(task.code(1), "zyckj");
+    let json = serde_json::to_string(&task).unwrap();
+    assert_eq!(serde_json::from_str::<AppSpec>(&json).unwrap(), task);
+    let set = "[[task]]\nname='a'\nimage='r.s:5000/a'\nduration='10min'\n\
+               [[task]]\nname='b'\nimage='r.s:5000/a'\nafter=['a']\nduration='10min'\n\
+               [[app]]\nname='c'\nimage='r.s:5000/a'\n";
+    let file = AppFile::parse("set", set).unwrap();
+    let kinds: Vec<(&str, Kind)> = file.apps.iter().map(|a| (a.name.as_str(), a.kind)).collect();
+    assert_eq!(kinds, [("c", Kind::App), ("a", Kind::Task), ("b", Kind::Task)]);
+}
+
+#[test]
+fn bad_windows_and_amounts_name_key_and_reason() {
+    let cases = [
+        (
+            "end = \"2026-11-23T15:30:00Z\"",
+            "end = \"2026-11-23T15:00:00Z\"",
+            "end: \"2026-11-23T15:00:00Z\" is not after",
+        ),
+        ("end = \"2026-11-23T15:30:00Z\"", "", "end: \"\" is missing"),
+        ("end = \"2026-11-23T15:30:00Z\"", "duration = \"0s\"", "duration: \"0ms\" must be longer"),
+        ("code = \"zyckj\"", "duration = \"1min\"", "duration: \"1min\" is given beside end"),
+        ("after = [\"pass-16\"]", "after = [\"pass-17\"]", "after: \"pass-17\" is the task itself"),
+        ("code = \"zyckj\"", "replicas = 2", "replicas: \"2\" is not 1"),
+        ("start = 2026-11-23T15:00:00Z", "start = \"noon\"", "start: \"noon\" is no moment"),
+        ("kind = \"task\"", "kind = \"app\"", "start: \"2026-11-23T15:00:00Z\" is for tasks"),
+        ("cpu = 2, gpu = 2", "cpu = -2", "must not be negative"),
+        ("cpu = 2, gpu = 2", "gpu = '-1'", "is no amount"),
+        ("cpu = 2, gpu = 2", "gpu = '1500m'", "resources.gpu: \"1500m\" is neither whole"),
+    ];
+    for (from, to, expected) in cases {
+        assert!(TASK.contains(from), "{from}");
+        let message = AppFile::parse("task.toml", &TASK.replace(from, to)).unwrap_err().to_string();
+        assert!(message.starts_with("task.toml: ") && !message.contains('\n'), "{message}");
+        assert!(message.contains(expected), "{to}: {message}");
     }
 }
