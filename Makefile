@@ -93,6 +93,9 @@ lint: lint-quick
 bench: programs
 	@$(SAY) "figures of this machine, beside their limits"
 	$(CARGO) run -q --locked -p spacesim -- demo
+	@$(SAY) "the planner: cost from 100 to 10,000 nodes, and contended tasks under multilevel beside spread"
+	$(CARGO) run -q --locked --release -p planner --example growth target/planner-growth.svg
+	$(CARGO) run -q --locked --release -p planner --example contention target/planner-contention.svg
 	@$(SAY) "the registry beside docker-registry and nginx"
 	$(CARGO) bench -q --locked -p registry --bench rivals
 	@$(SAY) "loss, drain and return on namespaces, beside Docker Swarm (needs root)"
