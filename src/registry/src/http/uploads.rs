@@ -10,7 +10,7 @@ use crate::{
     store::{Commit, Session, Store, StoreError},
 };
 use axum::{
-    body::Body,
+    body::{Body, BodyDataStream},
     http::{HeaderName, StatusCode, header},
 };
 use futures_util::StreamExt;
@@ -63,7 +63,7 @@ pub(super) async fn begin(service: &Shared, name: Repository, asked: &Asked, bod
     let begun = blocking(move || store.admit(length).and_then(|()| store.begin_upload(&to))).await;
     let begun = match begun {
         Ok(begun) => begun,
-        Err(refusal) => return Err(drain(refusal, body)),
+        Err(refusal) => return Err(refused(refusal, body)),
     };
     let mut session = hold(begun).await?;
     session.expect(whole.as_ref().map(Digest::algorithm).or(algorithm).unwrap_or(Algorithm::Sha256));
@@ -120,7 +120,7 @@ pub(super) async fn patch(
 ) -> Answer {
     let session = match ready(service, &name, id, asked).await {
         Ok(session) => session,
-        Err(refusal) => return Err(drain(refusal, body)),
+        Err(refusal) => return Err(refused(refusal, body)),
     };
     let session = receive(service, session, body).await.map_err(|broken| broken.refusal)?;
     Ok(bare(StatusCode::ACCEPTED, location(&name, &session)))
@@ -137,7 +137,7 @@ pub(super) async fn finish(
     let digest = asked.query.get("digest").ok_or_else(missing)?.parse()?;
     let session = match ready(service, &name, id, asked).await {
         Ok(session) => session,
-        Err(refusal) => return Err(drain(refusal, body)),
+        Err(refusal) => return Err(refused(refusal, body)),
     };
     let session = receive(service, session, body).await.map_err(|broken| broken.refusal)?;
     commit(service, name, session, digest, asked).await
@@ -159,10 +159,14 @@ async fn ready(service: &Shared, name: &Repository, id: UploadId, asked: &Asked)
     }
 }
 
+fn refused(refusal: Refusal, body: Body) -> Refusal {
+    drain(body.into_data_stream());
+    refusal
+}
+
 /// A client that is still sending does not read: some of what comes is thrown away, so that it sees the refusal.
-fn drain(refusal: Refusal, body: Body) -> Refusal {
+fn drain(mut frames: BodyDataStream) {
     tokio::spawn(timeout(DRAIN, async move {
-        let mut frames = body.into_data_stream();
         let mut drained = 0;
         while let Some(Ok(frame)) = frames.next().await {
             drained += frame.len();
@@ -171,7 +175,6 @@ fn drain(refusal: Refusal, body: Body) -> Refusal {
             }
         }
     }));
-    refusal
 }
 
 pub(super) async fn cancel(service: &Shared, name: Repository, id: UploadId) -> Answer {
@@ -249,6 +252,14 @@ impl Broken {
 /// connection broke stays, and the client asks how much that is.
 async fn receive(service: &Shared, session: Held, body: Body) -> Result<Held, Broken> {
     let mut frames = body.into_data_stream();
+    let received = append(service, session, &mut frames).await;
+    if received.is_err() {
+        drain(frames);
+    }
+    received
+}
+
+async fn append(service: &Shared, session: Held, frames: &mut BodyDataStream) -> Result<Held, Broken> {
     let mut writing = write(&service.store, session, Vec::new());
     let (mut batch, mut size) = (Vec::new(), 0);
     let mut broken = None;
