@@ -30,7 +30,7 @@ host:
 	@missing=$$(sed 's/#.*//' qemu-tests/host-packages | tr -s ' \t' '\n' | grep . | while read -r p; do \
 	  dpkg-query -W -f '$${Status}' $$(echo "$$p" | tr '|' ' ') 2>/dev/null | grep -q 'ok installed' || echo "$${p%%|*}"; done); \
 	if [ -n "$$missing" ]; then \
-	  $(SAY) "installing host packages:" $$missing; \
+	  $(SAY) "installing host packages: $$(echo $$missing)"; \
 	  [ -z "$(SUDO)" ] || command -v $(SUDO) >/dev/null || { echo "that needs root: run it as root, or install sudo"; exit 1; }; \
 	  $(SUDO) apt-get update -qq && \
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
