@@ -8,6 +8,8 @@ HOST_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 AS_ROOT = $(if $(SUDO),CARGO_TARGET_$(HOST_TRIPLE)_RUNNER="$(SUDO) -E")
 SAY := printf '\n== %s\n'
 export RUST_BACKTRACE ?= 0
+# The gate tries the same random histories each time; others: make test-unit PROPTEST_RNG_SEED=N
+export PROPTEST_RNG_SEED ?= 20261123
 
 .PHONY: help demo test test-unit test-chassis image lint bench clean host programs
 
