@@ -1,6 +1,6 @@
 //! Manifests.
 
-use super::{Answer, Asked, CONTENT_DIGEST, Code, Refusal, Shared, bare, blocking, with_body};
+use super::{Answer, Asked, CONTENT_DIGEST, Code, Refusal, Shared, bare, blocking, drain::drain, with_body};
 use crate::{
     audit::Act,
     name::{Reference, Repository, Tag},
@@ -10,7 +10,7 @@ use axum::{
     body::Body,
     http::{HeaderName, Method, StatusCode, header},
 };
-use http_body_util::{BodyExt, Limited};
+use futures_util::StreamExt;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -49,17 +49,26 @@ pub(super) async fn get(service: &Shared, name: Repository, reference: Reference
     Ok(with_body(StatusCode::OK, headers, body))
 }
 
-async fn read(body: Body) -> Result<bytes::Bytes, Refusal> {
-    let late = || Refusal::bad(Code::ManifestInvalid, "the manifest did not come in time");
-    let read = timeout(PATIENCE, Limited::new(body, LARGEST).collect()).await.map_err(|_| late())?;
-    match read {
-        Ok(read) => Ok(read.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            let message = format!("the manifest is larger than {LARGEST} bytes");
-            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Code::SizeInvalid, message))
+async fn read(body: Body) -> Result<Vec<u8>, Refusal> {
+    let mut frames = body.into_data_stream();
+    let whole = async {
+        let mut content = Vec::new();
+        while let Some(frame) = frames.next().await {
+            let broke_off = |e| Refusal::bad(Code::ManifestInvalid, format!("the manifest broke off: {e}"));
+            content.extend_from_slice(&frame.map_err(broke_off)?);
+            if content.len() > LARGEST {
+                let message = format!("the manifest is larger than {LARGEST} bytes");
+                return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, Code::SizeInvalid, message));
+            }
         }
-        Err(error) => Err(Refusal::bad(Code::ManifestInvalid, format!("the manifest broke off: {error}"))),
+        Ok(content)
+    };
+    let late = |_| Err(Refusal::bad(Code::ManifestInvalid, "the manifest did not come in time"));
+    let read = timeout(PATIENCE, whole).await.unwrap_or_else(late);
+    if read.is_err() {
+        drain(frames);
     }
+    read
 }
 
 pub(super) async fn put(

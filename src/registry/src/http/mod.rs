@@ -2,6 +2,7 @@
 
 mod access;
 mod blobs;
+mod drain;
 mod listings;
 mod manifests;
 mod metrics;

@@ -1,6 +1,6 @@
 //! Uploads: begin, append, look, finish, cancel.
 
-use super::{Answer, Asked, CONTENT_DIGEST, Code, Refusal, Shared, bare, blocking};
+use super::{Answer, Asked, CONTENT_DIGEST, Code, Refusal, Shared, bare, blocking, drain::drain};
 use crate::{
     audit::Act,
     config::Role,
@@ -28,10 +28,6 @@ const BATCH: usize = 256 << 10;
 const BUSY: Duration = Duration::from_secs(10);
 /// A client that sends nothing for this long is gone.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How much of a refused body is read, so that a client gets to see the refusal, and for how long.
-const DRAINED: usize = 8 << 20;
-const DRAIN: Duration = Duration::from_secs(5);
-
 type Held = OwnedMutexGuard<Session>;
 
 fn location(name: &Repository, session: &Session) -> [(HeaderName, String); 3] {
@@ -162,19 +158,6 @@ async fn ready(service: &Shared, name: &Repository, id: UploadId, asked: &Asked)
 fn refused(refusal: Refusal, body: Body) -> Refusal {
     drain(body.into_data_stream());
     refusal
-}
-
-/// A client that is still sending does not read: some of what comes is thrown away, so that it sees the refusal.
-fn drain(mut frames: BodyDataStream) {
-    tokio::spawn(timeout(DRAIN, async move {
-        let mut drained = 0;
-        while let Some(Ok(frame)) = frames.next().await {
-            drained += frame.len();
-            if drained > DRAINED {
-                break;
-            }
-        }
-    }));
 }
 
 pub(super) async fn cancel(service: &Shared, name: Repository, id: UploadId) -> Answer {

@@ -102,7 +102,9 @@ fn a_body_that_breaks_off_is_not_a_blob() {
         std::fs::read_dir(root.path().join("uploads")).unwrap().next().is_none().then_some(())
     });
     assert_eq!(registry.status(&format!("/v2/a/blobs/{digest}")), 404);
-    assert_eq!(registry.json("/v2/_space/usage")["uploading"], 0);
+    crate::support::wait_for("its room is given back", || {
+        (registry.json("/v2/_space/usage")["uploading"] == 0).then_some(())
+    });
 }
 
 #[test]
