@@ -31,7 +31,13 @@ pub fn to_desired(desired: &Desired) -> Result<v1::Desired, BadMessage> {
         .map_err(|source| BadMessage::Json { field: "spec_json", source })?;
     let binding_json = serde_json::to_string(&desired.binding)
         .map_err(|source| BadMessage::Json { field: "binding_json", source })?;
-    Ok(v1::Desired { id: desired.id.to_string(), spec_json, binding_json })
+    let live_json = match &desired.live {
+        None => String::new(),
+        Some(live) => {
+            serde_json::to_string(live).map_err(|source| BadMessage::Json { field: "live_json", source })?
+        }
+    };
+    Ok(v1::Desired { id: desired.id.to_string(), spec_json, binding_json, live_json })
 }
 
 /// From an order.
@@ -47,7 +53,13 @@ pub fn from_desired(desired: &v1::Desired) -> Result<Desired, BadMessage> {
             serde_json::from_str(text).map_err(|source| BadMessage::Json { field: "binding_json", source })?
         }
     };
-    Ok(Desired { id: desired.id.parse()?, spec, binding })
+    let live = match desired.live_json.as_str() {
+        "" => None,
+        text => Some(
+            serde_json::from_str(text).map_err(|source| BadMessage::Json { field: "live_json", source })?,
+        ),
+    };
+    Ok(Desired { id: desired.id.parse()?, spec, binding, live })
 }
 
 /// For an order.
@@ -79,6 +91,7 @@ pub fn to_observed(seen: &Observed) -> v1::Observed {
         message: seen.message.clone(),
         started: seen.started,
         connections: seen.connections,
+        refused: seen.refused.clone(),
     }
 }
 
@@ -102,6 +115,7 @@ pub fn from_observed(seen: v1::Observed) -> Result<Observed, BadMessage> {
         message: seen.message,
         started: seen.started,
         connections: seen.connections,
+        refused: seen.refused,
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod fencing;
 mod gate;
+mod giving;
 mod health;
 mod instances;
 mod joining;
@@ -11,6 +12,7 @@ mod probe;
 mod resolver;
 mod services;
 mod session;
+mod taking;
 
 use crate::{chain, config::Config};
 use anyhow::Context;
@@ -48,7 +50,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 pub async fn run_on(config: Config, runtime: Arc<dyn Runtime>) -> anyhow::Result<()> {
     let module = config.module()?;
     config.accelerators().prepare();
-    let instances = Instances::new(runtime, config.fence(), config.timing.lease);
+    let instances = Instances::new(runtime, &config);
     fencing::start(&instances);
     let services = Services::start(module.clone(), &instances);
     let prefetch = Prefetch::start(instances.runtime.clone());
@@ -63,9 +65,10 @@ pub async fn run_on(config: Config, runtime: Arc<dyn Runtime>) -> anyhow::Result
         }
         tokio::time::sleep(RETRY_CONTAINERD).await;
     }
+    let live = giving::start(&config, &instances).await.unwrap_or_default();
     let mut last = String::new();
     loop {
-        let Err(error) = session::run(&config, &module, &instances, &services, &prefetch).await else {
+        let Err(error) = session::run(&config, &module, &live, &instances, &services, &prefetch).await else {
             continue;
         };
         let error = format!("{error:#}").replace('\n', " ");
@@ -108,7 +111,7 @@ async fn connect(config: &Config, module: &model::Name, pods: Subnet) -> Arc<dyn
 }
 
 /// What this module tells of itself.
-fn describe(config: &Config) -> anyhow::Result<Module> {
+fn describe(config: &Config, live: &str) -> anyhow::Result<Module> {
     let slot = config.slot()?;
     let fill = |text: &str| text.replace("{slot}", &slot.to_string());
     let kernel =
@@ -118,6 +121,7 @@ fn describe(config: &Config) -> anyhow::Result<Module> {
         slot,
         address: fill(&config.agent.backplane),
         pods: fill(&config.agent.pods),
+        live: live.to_owned(),
         capacity: runtime::measure(&config.state, config.agent.reserved, &config.accelerators()),
         labels: config.agent.labels.clone(),
         kernel,

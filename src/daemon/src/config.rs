@@ -121,6 +121,8 @@ pub struct AgentConfig {
     pub accelerators: Vec<AcceleratorSlot>,
     /// Where the kernel's view of the devices is mounted.
     pub sysfs: PathBuf,
+    /// Where it gives processes away that move live, to other modules alone.
+    pub live: String,
     /// The resolver of names.
     pub names: NamesConfig,
 }
@@ -167,6 +169,7 @@ impl Default for AgentConfig {
             labels: BTreeMap::new(),
             accelerators: Vec::new(),
             sysfs: "/sys".into(),
+            live: "0.0.0.0:7441".into(),
             names: NamesConfig::default(),
         }
     }
@@ -219,6 +222,12 @@ impl Config {
             return Err(refuse(format!(
                 "agent.names.listen: {:?} is no address; write ADDRESS:PORT, as 10.45.1.1:53",
                 names.listen
+            )));
+        }
+        if config.agent.live.parse::<SocketAddr>().is_err() {
+            return Err(refuse(format!(
+                "agent.live: {:?} is no address; write ADDRESS:PORT, as 0.0.0.0:7441",
+                config.agent.live
             )));
         }
         config.placement.check().map_err(|e| refuse(format!("placement.{e}")))?;

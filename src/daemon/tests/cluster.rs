@@ -12,6 +12,8 @@ use testkit::FakeRuntime;
 use tokio::task::JoinHandle;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
+#[path = "cluster/live.rs"]
+mod live;
 #[path = "cluster/planning.rs"]
 mod planning;
 
@@ -35,7 +37,7 @@ fn config(dir: &Path, slot: u16, grpc: u16, http: u16, token: &Path) -> Config {
     let text = format!(
         "state = '{home}'\n[server]\naddress = '127.0.0.1:{grpc}'\nlisten = '127.0.0.1:{grpc}'\nhttp = '127.0.0.1:{http}'\n\
          registry_tls = '{home}/no/registry'\n[agent]\nslot = {slot}\ntoken_file = '{token}'\nbackplane = '127.0.0.1'\n\
-         run = '{home}/run'\n[agent.names]\nlisten = '127.0.0.1:{names}'\n[timing]\nlease = '2s'\nsuspect = '1s'\nmargin = '500ms'\nsettle = '1s'\n",
+         run = '{home}/run'\nlive = '127.0.0.1:0'\n[agent.names]\nlisten = '127.0.0.1:{names}'\n[timing]\nlease = '2s'\nsuspect = '1s'\nmargin = '500ms'\nsettle = '1s'\n",
         home = home.display(),
         token = token.display(),
         names = free_port()
@@ -46,31 +48,47 @@ fn config(dir: &Path, slot: u16, grpc: u16, http: u16, token: &Path) -> Config {
 
 impl Cluster {
     async fn start(agents: u16) -> Self {
+        let mut cluster = Self::server().await;
+        let token = cluster.server_config.state.join("token");
+        for slot in 1..=agents {
+            cluster.start_agent(slot, Arc::new(FakeRuntime::default()), &token);
+        }
+        cluster.until_modules(agents).await;
+        cluster
+    }
+
+    /// Without any agent.
+    async fn server() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let token = dir.path().join("module-1/token");
         let server_config = config(dir.path(), 1, free_port(), free_port(), &token);
         let server = Some(server::start(&server_config).await.unwrap());
-        let mut cluster =
-            Self { dir, server_config, server, agents: BTreeMap::new(), names: BTreeMap::new() };
-        for slot in 1..=agents {
-            cluster.start_agent(slot, Arc::new(FakeRuntime::default()), &token);
-        }
-        cluster
-            .until("all modules ready", |s| {
-                s.modules.iter().filter(|m| m.state == "ready").count() == usize::from(agents)
-            })
-            .await;
-        cluster
+        Self { dir, server_config, server, agents: BTreeMap::new(), names: BTreeMap::new() }
+    }
+
+    async fn until_modules(&self, agents: u16) -> v1::Snapshot {
+        let ready = |s: &v1::Snapshot| s.modules.iter().filter(|m| m.state == "ready").count();
+        self.until("all modules ready", |s| ready(s) == usize::from(agents)).await
     }
 
     fn start_agent(&mut self, slot: u16, runtime: Arc<FakeRuntime>, token: &Path) {
+        self.start_agent_on(&tokio::runtime::Handle::current(), slot, runtime, token);
+    }
+
+    fn start_agent_on(
+        &mut self,
+        on: &tokio::runtime::Handle,
+        slot: u16,
+        runtime: Arc<FakeRuntime>,
+        token: &Path,
+    ) {
         let address = &self.server_config.server;
         let port = |a: &str| a.rsplit(':').next().unwrap().parse().unwrap();
         let config = config(self.dir.path(), slot, port(&address.listen), port(&address.http), token);
         self.names.insert(slot, config.agent.names.listen.clone());
         let shared = runtime.clone();
-        let task = tokio::spawn(async move { agent::run_on(config, shared).await.unwrap() });
+        let task = on.spawn(async move { agent::run_on(config, shared).await.unwrap() });
         self.agents.insert(slot, (runtime, task));
     }
 

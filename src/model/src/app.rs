@@ -101,6 +101,8 @@ pub enum PlannedMove {
     MakeBeforeBreak,
     /// The old instance is gone before the new one starts.
     StopFirst,
+    /// The process itself moves, with its memory; make before break where that cannot be done.
+    Live,
 }
 
 /// What the agent does with the instance when its lease runs out.

@@ -58,6 +58,9 @@ pub struct Module {
     pub address: String,
     /// The subnet of its instances.
     pub pods: String,
+    /// Where its agent gives processes away, as ADDRESS:PORT; empty where processes cannot be moved live.
+    #[serde(default)]
+    pub live: String,
     /// What it has.
     pub capacity: Capacity,
     /// For placement.

@@ -94,7 +94,7 @@ impl Core {
             binding.cores = self.shared_cores(module);
         }
         let id: InstanceId = instance.id.clone();
-        Desired { id, spec: instance.spec.clone(), binding }
+        Desired { id, spec: instance.spec.clone(), binding, live: self.live_part(instance) }
     }
 
     fn shared_cores(&self, module: &Module) -> BTreeSet<u32> {

@@ -265,6 +265,9 @@ impl Core {
                 }
                 self.put_instance(next);
             }
+            if !seen.refused.is_empty() {
+                self.fall_back(&seen.id, &seen.refused);
+            }
         }
     }
 
@@ -372,12 +375,14 @@ impl Core {
             self.reorder.extend(modules);
         }
         self.follow_run(&instance);
+        self.follow_live(&instance.id, Some(&instance));
         self.note(Record::Instance(Box::new(instance.clone())));
         self.instances.insert(instance.id.clone(), instance);
     }
 
     pub(crate) fn remove_instance(&mut self, id: &InstanceId) {
         self.close_run(id, None);
+        self.follow_live(id, None);
         if let Some(old) = self.instances.remove(id) {
             self.touched.extend(old.module.clone());
             // Cores that nobody is pinned to any more are everybody's again.

@@ -23,6 +23,7 @@ mod histories;
 mod history;
 mod lease;
 mod link;
+mod live;
 mod load;
 mod out_of_use;
 mod place;

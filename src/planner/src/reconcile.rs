@@ -87,6 +87,7 @@ impl Core {
             let began = self.moves.get(&new.id).copied().unwrap_or(self.now.mono);
             match old {
                 None => self.settle_in(new),
+                Some(old) if self.has_taken(&new) => self.taken_over(new, &old),
                 Some(old) if old.is_leaving() => self.settle_in(new),
                 Some(old) if new.is_ready() => {
                     let place =
@@ -105,6 +106,9 @@ impl Core {
                 Some(_) if self.now.mono.saturating_sub(began) > self.timing.move_limit.0 => {
                     let text =
                         format!("{} was not ready in {}: {}", new.id, self.timing.move_limit, new.message);
+                    if let Some(old) = &new.takes {
+                        self.remember_unmovable(old, &text);
+                    }
                     self.event(Severity::Warning, new.id.replica(), "MoveGivenUp", text);
                     self.stop(&new.id);
                 }
@@ -113,9 +117,9 @@ impl Core {
         }
     }
 
-    fn settle_in(&mut self, instance: Instance) {
+    pub(crate) fn settle_in(&mut self, instance: Instance) {
         self.moves.remove(&instance.id);
-        self.put_instance(Instance { replaces: None, ..instance });
+        self.put_instance(Instance { replaces: None, takes: None, ..instance });
     }
 
     /// Every wanted replica has an instance; one that still stops is waited for, so that none runs twice.
@@ -160,6 +164,8 @@ impl Core {
             message: String::new(),
             started: 0,
             draining: false,
+            takes: None,
+            unmovable: String::new(),
             decision,
         });
         self.unproven.insert(id.clone(), self.now.mono);
@@ -238,11 +244,7 @@ impl Core {
                     self.event(Severity::Normal, id.replica(), "Stopping", format!("{cause}: stop first"));
                     self.retire(&id);
                 }
-                PlannedMove::MakeBeforeBreak => {
-                    if let Some(new) = self.create(id.replica(), Some(id.clone()), &cause) {
-                        self.place(&new, None);
-                    }
-                }
+                PlannedMove::MakeBeforeBreak | PlannedMove::Live => self.succeed(&id, &cause, None),
             }
         }
     }
@@ -271,8 +273,8 @@ impl Core {
                 self.event(Severity::Normal, old.id.replica(), "Stopping", text);
                 self.intended.insert(old.id.replica().clone(), plan.to);
                 self.retire(&old.id);
-            } else if let Some(new) = self.create(old.id.replica(), Some(old.id.clone()), "rebalance") {
-                self.place(&new, Some(&plan.to));
+            } else {
+                self.succeed(&old.id, "rebalance", Some(&plan.to));
             }
         }
     }

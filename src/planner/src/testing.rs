@@ -19,6 +19,7 @@ pub(crate) fn module(slot: u16, accelerators: u32) -> Module {
         slot,
         address: String::new(),
         pods: String::new(),
+        live: String::new(),
         capacity: Capacity {
             cpu: Milli(8000),
             memory: Bytes(1 << 30),
@@ -136,6 +137,7 @@ impl Bench {
                     message: String::new(),
                     started: 1,
                     connections: None,
+                    refused: String::new(),
                 };
                 let observed = wanted.iter().map(observed).collect();
                 let report = AgentReport { taken, observed, routed: taken };

@@ -24,6 +24,7 @@ fn module(slot: u16) -> Module {
         slot,
         address: format!("10.44.0.{slot}"),
         pods: format!("10.45.{slot}.0/24"),
+        live: String::new(),
         capacity: Capacity {
             cpu: Milli(4000),
             memory: Bytes(1 << 30),
@@ -202,6 +203,7 @@ impl World {
                 address: format!("10.45.{}.{}", agent.module.slot, since % 250 + 2),
                 message: String::new(),
                 started: *since,
+                refused: String::new(),
                 connections: Some(agent.connections.get(id).copied().unwrap_or(0)),
             })
             .collect();

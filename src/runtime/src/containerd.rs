@@ -1,14 +1,18 @@
 //! Instances as containerd's containers and tasks, in a namespace of our own.
 
 mod exec;
+mod live;
 mod update;
 
-use crate::{Accelerators, Found, Network, Runtime, RuntimeError, image::KnownImages, logs::Logs, spec};
+use crate::{
+    Accelerators, Found, LiveMoves, Network, Runtime, RuntimeError, image::KnownImages, logs::Logs, spec,
+};
 use async_trait::async_trait;
 use containerd_client::{
     services::v1::{
         Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest,
-        GetRequest, KillRequest, ListContainersRequest, StartRequest, TransferRequest, WaitRequest,
+        GetRequest, KillRequest, ListContainersRequest, ResumeTaskRequest, StartRequest, TransferRequest,
+        WaitRequest,
         container::Runtime as Shim,
         containers_client::ContainersClient,
         content_client::ContentClient,
@@ -18,12 +22,12 @@ use containerd_client::{
         transfer_client::TransferClient,
     },
     types::{
-        Platform,
+        Mount, Platform,
         transfer::{ImageStore, OciRegistry, RegistryResolver, UnpackConfiguration},
         v1::Status as TaskStatus,
     },
 };
-use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
+use model::{Desired, Endpoint, ImageRef, InstanceId, PlannedMove, ServiceTable};
 use oci_spec::{image::ImageConfiguration, runtime::Spec};
 use prost::Message;
 use std::{
@@ -50,6 +54,11 @@ const SIGKILL: u32 = 9;
 struct ShimOptions {
     #[prost(string, tag = "6")]
     binary_name: String,
+    /// For a process that goes on from a checkpoint: where that is, and where criu writes its log.
+    #[prost(string, tag = "10")]
+    criu_image_path: String,
+    #[prost(string, tag = "11")]
+    criu_work_path: String,
 }
 
 /// One connection to containerd.
@@ -128,6 +137,13 @@ impl Containerd {
     }
 
     async fn create(&self, desired: &Desired) -> Result<String, RuntimeError> {
+        let (address, mounts) = self.set_up(desired).await?;
+        self.launch(desired, mounts, None).await?;
+        Ok(address)
+    }
+
+    /// Everything of an instance but its process; answers its address and its file system.
+    async fn set_up(&self, desired: &Desired) -> Result<(String, Vec<Mount>), RuntimeError> {
         let id = desired.id.to_string();
         let image = self.calls.image(desired.spec.image.as_str()).await?;
         let spec = self.spec(desired, &image.config)?;
@@ -153,24 +169,45 @@ impl Containerd {
             id: id.clone(),
             labels,
             image: desired.spec.image.to_string(),
-            runtime: Some(Shim { name: SHIM.into(), options: Some(self.shim_options()) }),
+            runtime: Some(Shim { name: SHIM.into(), options: Some(self.shim_options(desired, None)) }),
             spec: Some(any(
                 "types.containerd.io/opencontainers/runtime-spec/1/Spec",
                 to_json(&spec, desired)?,
             )),
             snapshotter: SNAPSHOTTER.into(),
             snapshot_key: id.clone(),
-            extensions: HashMap::from([(DESIRED.to_owned(), any(DESIRED, to_json(desired, desired)?))]),
+            extensions: HashMap::from([(
+                DESIRED.to_owned(),
+                any(DESIRED, to_json(&settled(desired), desired)?),
+            )]),
             ..Container::default()
         };
         let request = self.calls.request(CreateContainerRequest { container: Some(container) });
         self.calls.containers().create(request).await.map_err(RuntimeError::call("create", &id))?;
+        Ok((address, mounts))
+    }
+
+    /// Starts the process of an instance that is set up, or lets it go on from the checkpoint in `from`.
+    async fn launch(
+        &self,
+        desired: &Desired,
+        rootfs: Vec<Mount>,
+        from: Option<&Path>,
+    ) -> Result<(), RuntimeError> {
+        let id = desired.id.to_string();
         let log = format!("file://{}", self.log(&desired.id).display());
+        // A restored process whose input is nothing at all could not be checkpointed once more.
+        let stdin = match from {
+            Some(_) => self.network.pipe(&desired.id)?.display().to_string(),
+            None => String::new(),
+        };
         let task = CreateTaskRequest {
             container_id: id.clone(),
-            rootfs: mounts,
+            rootfs,
+            stdin,
             stdout: log.clone(),
             stderr: log,
+            options: from.map(|from| self.shim_options(desired, Some(from))),
             ..CreateTaskRequest::default()
         };
         self.calls
@@ -179,8 +216,7 @@ impl Containerd {
             .await
             .map_err(RuntimeError::call("create", &id))?;
         let start = self.calls.request(StartRequest { container_id: id.clone(), exec_id: String::new() });
-        self.calls.tasks().start(start).await.map_err(RuntimeError::call("start", &id))?;
-        Ok(address)
+        self.calls.tasks().start(start).await.map(drop).map_err(RuntimeError::call("start", &id))
     }
 
     fn spec(&self, desired: &Desired, image: &ImageConfiguration) -> Result<Spec, RuntimeError> {
@@ -188,14 +224,22 @@ impl Containerd {
         let netns = self.network.namespace(&desired.id);
         let grants = self.engine.accelerators.grants(&desired.binding)?;
         let (module, resolv_conf) = (self.module.as_str(), resolv_conf.as_deref());
-        spec::build(desired, image, &spec::Place { netns: &netns, module, grants: &grants, resolv_conf })
+        let place = spec::Place { netns: &netns, module, grants: &grants, resolv_conf };
+        let mut spec = spec::build(desired, image, &place)?;
+        if desired.spec.migration.planned == PlannedMove::Live {
+            let file = self.network.criu_config(live::CRIU)?.display().to_string();
+            spec.set_annotations(Some(HashMap::from([(live::CRIU_CONFIG.to_owned(), file)])));
+        }
+        Ok(spec)
     }
 
-    fn shim_options(&self) -> prost_types::Any {
-        any(
-            "containerd.runc.v1.Options",
-            ShimOptions { binary_name: self.engine.oci_runtime.clone() }.encode_to_vec(),
-        )
+    fn shim_options(&self, desired: &Desired, from: Option<&Path>) -> prost_types::Any {
+        // Checkpoints are runc's.
+        let live = desired.spec.migration.planned == PlannedMove::Live;
+        let binary_name = if live { "runc".to_owned() } else { self.engine.oci_runtime.clone() };
+        let path = from.map(|from| from.display().to_string()).unwrap_or_default();
+        let options = ShimOptions { binary_name, criu_image_path: path.clone(), criu_work_path: path };
+        any("containerd.runc.v1.Options", options.encode_to_vec())
     }
 
     async fn kill(&self, id: &InstanceId, signal: u32) -> Result<(), RuntimeError> {
@@ -296,6 +340,9 @@ impl Runtime for Containerd {
         self.kill(id, SIGTERM).await?;
         if tokio::time::timeout(grace, self.wait(id)).await.is_err() {
             self.kill(id, SIGKILL).await?;
+            // What is frozen dies when it is let go, before it does anything else.
+            let resume = self.calls.request(ResumeTaskRequest { container_id: id.to_string() });
+            let _ = self.calls.tasks().resume(resume).await;
             // Only a process stuck in the kernel survives this.
             let _ = tokio::time::timeout(Duration::from_secs(30), self.wait(id)).await;
         }
@@ -328,22 +375,28 @@ impl Runtime for Containerd {
             let Some(desired) = read_desired(&container) else { continue };
             let request =
                 self.calls.request(GetRequest { container_id: container.id.clone(), exec_id: String::new() });
-            let running = match self.calls.tasks().get(request).await {
-                Ok(answer) => {
-                    answer.into_inner().process.is_some_and(|p| p.status == TaskStatus::Running as i32)
-                }
-                Err(status) if status.code() == Code::NotFound => false,
+            let status = match self.calls.tasks().get(request).await {
+                Ok(answer) => answer.into_inner().process.map(|p| p.status),
+                Err(status) if status.code() == Code::NotFound => None,
                 Err(status) => return Err(RuntimeError::call("look up", &container.id)(status)),
             };
+            let is = |all: &[TaskStatus]| all.iter().any(|wanted| status == Some(*wanted as i32));
+            let frozen = is(&[TaskStatus::Paused, TaskStatus::Pausing]);
+            let running = frozen || is(&[TaskStatus::Running]);
             let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
             found.push(Found {
                 desired,
                 running,
+                frozen,
                 address: label(ADDRESS),
                 started: label(STARTED).parse().unwrap_or(0),
             });
         }
         Ok(found)
+    }
+
+    fn live(&self) -> Option<&dyn LiveMoves> {
+        live::is_possible().then_some(self as &dyn LiveMoves)
     }
 
     fn log(&self, id: &InstanceId) -> PathBuf {
@@ -370,6 +423,11 @@ async fn tidy(calls: Calls, logs: Logs) {
             tracing::warn!(%error, "cannot look after the instances' logs");
         }
     }
+}
+
+/// Without its part in a move, which is over when somebody reads this again.
+fn settled(desired: &Desired) -> Desired {
+    Desired { live: None, ..desired.clone() }
 }
 
 fn read_desired(container: &Container) -> Option<Desired> {

@@ -88,6 +88,14 @@ pub enum RuntimeError {
         /// Why.
         source: rtnetlink::Error,
     },
+    /// An instance's cable to the bridge.
+    #[error("cannot put the cable of {namespace} in or out")]
+    Cable {
+        /// Whose network namespace.
+        namespace: PathBuf,
+        /// Why.
+        source: rtnetlink::Error,
+    },
     /// The bridge of the module's instances.
     #[error("cannot make the bridge {name}")]
     Bridge {
@@ -116,6 +124,22 @@ pub enum RuntimeError {
         /// Which.
         instance: String,
         /// Why.
+        reason: String,
+    },
+    /// A process that cannot be moved.
+    #[error("{instance} cannot be checkpointed: {reason}")]
+    Checkpoint {
+        /// Which.
+        instance: String,
+        /// What criu said.
+        reason: String,
+    },
+    /// A checkpoint that does not come to life.
+    #[error("{instance} cannot be restored: {reason}")]
+    Restore {
+        /// Which.
+        instance: String,
+        /// What criu said.
         reason: String,
     },
     /// The lease ended: nothing may be started.

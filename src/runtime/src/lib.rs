@@ -13,6 +13,7 @@ mod containerd;
 mod error;
 mod fence;
 mod image;
+mod live;
 mod logs;
 mod network;
 mod routes;
@@ -24,6 +25,7 @@ pub use capacity::measure;
 pub use containerd::{Containerd, Engine};
 pub use error::RuntimeError;
 pub use fence::{Fence, boot_clock};
+pub use live::{LiveMoves, Pack, Unpack};
 pub use network::{BRIDGE, Network};
 pub use routes::{set_bridge, set_routes};
 pub use services::Services;
@@ -39,6 +41,8 @@ pub struct Found {
     pub desired: Desired,
     /// Its process lives.
     pub running: bool,
+    /// It lives, and is frozen for a live move.
+    pub frozen: bool,
     /// Its address in the module's subnet.
     pub address: String,
     /// When it was started, in Unix milliseconds.
@@ -72,6 +76,10 @@ pub trait Runtime: Send + Sync {
     async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError>;
     /// Everything that is there, also of an earlier process.
     async fn list(&self) -> Result<Vec<Found>, RuntimeError>;
+    /// How it moves processes; nothing where it cannot.
+    fn live(&self) -> Option<&dyn LiveMoves> {
+        None
+    }
     /// Where an instance's output goes.
     fn log(&self, id: &InstanceId) -> PathBuf;
 }

@@ -2,9 +2,13 @@
 //!
 //! Neighbours: implements `runtime::Runtime`; used by tests alone.
 
+mod live;
+
+pub use live::Step;
+
 use async_trait::async_trait;
 use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
-use runtime::{Found, Runtime, RuntimeError};
+use runtime::{Found, LiveMoves, Runtime, RuntimeError};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -23,6 +27,7 @@ pub struct FakeRuntime {
     connections: Mutex<BTreeMap<InstanceId, u32>>,
     pulled: Mutex<BTreeSet<String>>,
     changed: Notify,
+    live: live::Memory,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -69,6 +74,7 @@ impl FakeRuntime {
     /// The instance's process ends by itself.
     pub fn crash(&self, id: &InstanceId) {
         lock(&self.running).remove(id);
+        self.forget(id);
         self.changed.notify_waiters();
     }
 }
@@ -140,10 +146,15 @@ impl Runtime for FakeRuntime {
         let found = |desired: &Desired| Found {
             desired: desired.clone(),
             running: true,
+            frozen: self.is_frozen(&desired.id),
             address: "127.0.0.1".to_owned(),
             started: 0,
         };
         Ok(lock(&self.running).values().map(found).collect())
+    }
+
+    fn live(&self) -> Option<&dyn LiveMoves> {
+        self.moves_live().then_some(self as &dyn LiveMoves)
     }
 
     fn log(&self, id: &InstanceId) -> PathBuf {

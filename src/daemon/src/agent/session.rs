@@ -36,6 +36,7 @@ struct Session<'a> {
 pub(super) async fn run(
     config: &Config,
     module: &Name,
+    live: &str,
     instances: &Arc<Instances>,
     services: &Services,
     prefetch: &Prefetch,
@@ -53,7 +54,7 @@ pub(super) async fn run(
     services.new_session();
     let (out, outbound) = mpsc::channel(WINDOW);
     let hello_sent = boot_clock();
-    let module_now = describe(config)?;
+    let module_now = describe(config, live)?;
     let described = serde_json::to_string(&module_now)?;
     let observed = instances.observed().iter().map(to_observed).collect();
     out.send(FromAgent {
