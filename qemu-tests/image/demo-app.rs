@@ -75,6 +75,11 @@ fn main() {
             tell(names, "");
         }
     });
+    if std::env::var("PORT").is_ok_and(|port| port == "none") {
+        loop {
+            std::thread::park();
+        }
+    }
     let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(8080_u16);
     match TcpListener::bind(("0.0.0.0", port)) {
         Ok(listener) => {
@@ -170,6 +175,8 @@ fn hold_a_ring() {
 
 fn tell(names: &Names, what: &str) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis());
+    let count = COUNT.load(std::sync::atomic::Ordering::Relaxed);
+    let what = if std::env::var_os("TELL_COUNT").is_some() { format!(" {count}{what}") } else { what.to_owned() };
     let line = format!("{now} {} {}{what}\n", names.instance, names.module);
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
