@@ -46,6 +46,7 @@ RDEPENDS:${PN}-agent = "\
     runc \
     spacecloud-conf \
     spacecloudd \
+    tar \
 "
 
 RDEPENDS:${PN}-registry = "\
