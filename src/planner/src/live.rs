@@ -118,3 +118,6 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
