@@ -65,17 +65,17 @@ impl Rig<'_> {
         self.cluster.wait_for(what, within(180.s()), |_| {}, test).unwrap().0
     }
 
-    fn take_work(&self, module: &str) {
-        self.cluster.drain(module, false).unwrap();
-        self.wait("it takes work", |s| s.modules.iter().any(|m| m.name == module && !m.cordoned));
+    /// Everything that is on `from` has to move, and `to` takes it. In this order, or balance would move some first.
+    fn drain(&self, from: &str, to: &str) {
+        self.cluster.drain(from, true).unwrap();
+        self.cluster.drain(to, false).unwrap();
     }
 
     /// Moves everything, and checks that the counter went on counting where it had been.
     fn moves(&self, from: &str, to: &str) -> Snapshot {
-        self.take_work(to);
         let before = self.wait("both are ready", |s| all_on(s, from));
         let old = of(&before, "counter").clone();
-        self.cluster.drain(from, true).unwrap();
+        self.drain(from, to);
         let after = self.wait("everything has moved", |s| all_on(s, to));
         let (first, _) = self.output(of(&after, "counter"));
         let (_, last) = self.output(&old);
@@ -144,8 +144,7 @@ fn a_process_goes_on_on_another_module_and_one_that_cannot_says_why() {
     rig.moves("module-1", "module-2");
 
     // The target's agent, and with it the server, dies in the middle.
-    rig.take_work("module-1");
-    cluster.drain("module-2", true).unwrap();
+    rig.drain("module-2", "module-1");
     rig.wait("a move is under way", |s| s.instances.iter().any(|i| i.message.starts_with("taking ")));
     chassis.module(1).unwrap().run("kill -9 $(pidof spacecloudd)", within(30.s())).unwrap();
     let snapshot = rig.wait("everything has moved in spite of it", |s| all_on(s, "module-1"));
