@@ -36,7 +36,7 @@ const ROUNDS: u32 = 3;
 /// A round of no more bytes is the last: less is not to be won.
 const ENOUGH: u64 = 1 << 20;
 /// A target that is gone without a word is noticed in this time.
-const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(40);
 const RETRY: Duration = Duration::from_millis(500);
 
 /// How far an instance is in being given away.

@@ -37,7 +37,7 @@ pub(super) async fn connect(config: &Config, module: &Name) -> anyhow::Result<Ch
 }
 
 /// Between two agents: a link that is gone without a word is noticed.
-const SILENCE: Duration = Duration::from_secs(5);
+const SILENCE: Duration = Duration::from_secs(20);
 
 /// Connects to the agent of another module, as this one.
 pub(super) async fn peer(config: &Config, module: &Name, address: &str) -> anyhow::Result<Channel> {
