@@ -18,6 +18,7 @@ help:
 	@echo "make test          test-unit and test-chassis, as the continuous integration runs it"
 	@echo "make test-unit     fast tests, no emulation"
 	@echo "make test-chassis  tests on three modules in QEMU, and on three that are namespaces of this host"
+	@echo "make test-layer    the Yocto layer, without Yocto's metadata"
 	@echo "make test-kernel   the kernel features against a kernel's source"
 	@echo "make kernel        a slim real-time kernel with just these features, and the scenario on it"
 	@echo "make image         the twin image alone"
@@ -53,14 +54,18 @@ demo: programs
 	@$(SAY) "the demo: three modules in QEMU"
 	$(CARGO) run -q --locked -p spacesim -- demo $(if $(KEEP),--keep)
 
-test: test-unit test-kernel test-chassis
+test: test-unit test-layer test-kernel test-chassis
 	@$(SAY) "all tests passed"
 
 test-unit: host
 	@$(SAY) "unit, property and loopback tests"
 	$(CARGO) test --locked --workspace
 
-.PHONY: test-kernel kernel crates layer-check
+.PHONY: test-layer test-kernel kernel crates layer-check
+test-layer: host
+	@$(SAY) "the Yocto layer: BitBake's parser, oelint-adv and kas from PyPI (kept outside the clone)"
+	meta-spacecloud/scripts/check-offline
+
 test-kernel: host
 	@$(SAY) "kernel features on the default configurations of x86-64 and arm64 (source cached outside the clone)"
 	$(CARGO) test --locked -p spacesim --features kernel --test kernel -- --nocapture
