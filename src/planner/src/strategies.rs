@@ -4,7 +4,7 @@
 use crate::{
     core::Core,
     place::{Ask, FILTERS, Load, share},
-    pool::{Amounts, NodeSpec, Pool, Request, Strategy as PoolStrategy, WHOLE},
+    pool::{Amounts, NodeSpec, Pool, Request, Strategy as PoolStrategy, WHOLE, unit::UnitPolicy},
     usage::Usage,
 };
 use model::{
@@ -52,11 +52,12 @@ impl Core {
         &self,
         ask: &Ask<'_>,
         strategy: PoolStrategy,
+        policy: UnitPolicy,
         usages: &BTreeMap<&Name, Usage>,
         candidates: &mut [Candidate],
     ) -> Option<Chosen> {
         let mut pool = self.pool(usages)?;
-        let policy = pool.policy(self.policy).ok()?;
+        let policy = pool.policy(policy).ok()?;
         let asked = request(&ask.spec.resources);
         self.teach(&mut pool, &asked, strategy);
         let passes: Vec<bool> = candidates.iter().map(|c| c.failed.is_empty()).collect();
@@ -73,7 +74,7 @@ impl Core {
                 crate::pool::Verdict::Filtered { filter, reason } => {
                     let why = format!("{filter}: {reason}");
                     candidate.verdict = Verdict::Filtered(why.clone());
-                    let remedy = format!("[placement] lets it pass {filter}");
+                    let remedy = format!("its own or the cluster's [placement] lets it pass {filter}");
                     candidate.failed.push(Failed { filter: filter.clone(), why, remedy });
                 }
                 crate::pool::Verdict::Scored { score, parts } => {
@@ -147,11 +148,6 @@ impl Core {
             }
         }
     }
-
-    /// How the paper's unit level weighs, filters and reserves.
-    pub fn set_policy(&mut self, policy: crate::pool::unit::UnitPolicy) {
-        self.policy = policy;
-    }
 }
 
 /// The filters of a decision, in the order in which they are told.
@@ -159,15 +155,6 @@ pub(crate) fn filters(strategy: Strategy) -> Vec<String> {
     let own = FILTERS.iter().map(|name| (*name).to_owned());
     let more: &[&str] = if strategy == Strategy::Multilevel { &CONSTRAINTS } else { &[] };
     own.chain(more.iter().map(|name| (*name).to_owned())).collect()
-}
-
-/// What `auto` stands for.
-pub(crate) fn chosen_strategy(spec: &AppSpec) -> Strategy {
-    match spec.strategy {
-        Strategy::Auto if spec.resources.gpu.0 > 0 => Strategy::Spacecloud,
-        Strategy::Auto => Strategy::Spread,
-        named => named,
-    }
 }
 
 /// 0 to 100, and what it is made of. Spread and binpack are Kubernetes' LeastAllocated and MostAllocated over CPU,
@@ -202,9 +189,9 @@ fn sorted_numbers(accelerators: &[model::Accelerator]) -> Vec<u32> {
     numbers
 }
 
-/// Whether the device-level queue is asked before the unit level: for tasks, and where the paper's strategy is named.
-pub(crate) fn has_device_level(kind: Kind, strategy: Strategy) -> bool {
-    kind == Kind::Task || strategy == Strategy::Multilevel
+/// Whether the device-level queue is asked before the unit level: for tasks, and where the strategy is the paper's.
+pub(crate) fn has_device_level(spec: &AppSpec) -> bool {
+    spec.kind == Kind::Task || spec.chosen_strategy() == Strategy::Multilevel
 }
 
 #[cfg(test)]

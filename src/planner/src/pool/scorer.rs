@@ -154,16 +154,16 @@ impl Scorer {
     pub(crate) fn unit_score(&self, node: &Node, asked: &Question) -> Result<(f64, UnitScore), Left> {
         let (policy, shape) = (&self.policy(asked.policy), &asked.shape);
         let (capacity, used, wants) = vectors(node, shape);
-        if let Some((resource, load)) = unit::overload(policy, &capacity, &used, &wants) {
-            return Err(Left::Threshold(resource, load));
+        if let Some((resource, load, limit)) = unit::overload(policy, &capacity, &used, &wants) {
+            return Err(Left::Threshold { resource, load, limit });
         }
         let balance = unit::balance(policy, &capacity, &used);
-        if policy.min_balance.is_some_and(|least| balance < least) {
-            return Err(Left::Balance(balance));
+        if let Some(least) = policy.min_balance.filter(|least| balance < *least) {
+            return Err(Left::Balance { balance, least });
         }
         let left = whole_after(node, shape);
         if shape.accelerators > 0 && unit::splinters(policy, left) {
-            return Err(Left::MinGpu(left));
+            return Err(Left::MinGpu { left, least: policy.min_gpu.unwrap_or_default() });
         }
         Ok((balance, unit::score(policy, &capacity, &used, &wants)))
     }
@@ -244,11 +244,11 @@ impl Scorer {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Left {
     /// This resource's load would be above its threshold.
-    Threshold(&'static str, f64),
+    Threshold { resource: &'static str, load: f64, limit: f64 },
     /// Its balance is below the least one.
-    Balance(f64),
+    Balance { balance: f64, least: f64 },
     /// It would keep so few accelerators that nobody could use them.
-    MinGpu(u16),
+    MinGpu { left: u16, least: u16 },
 }
 
 /// What the unit level chooses from.
