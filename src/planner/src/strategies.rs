@@ -228,6 +228,8 @@ mod tests {
         assert_eq!(waiting("multilevel"), (0, 0));
         assert_eq!(waiting("tiling"), (1, 0));
         assert_eq!(waiting("fgd"), (0, 0));
+        assert_eq!(waiting("spacecloud"), (0, 0));
+        assert_eq!(waiting("auto"), (0, 0));
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl Pool {
         policy: PolicyNumber,
     ) -> Result<Question, Refusal> {
         let shape = self.shape(request)?;
-        self.scorer.prepare(strategy, self.models.len());
+        self.scorer.prepare(strategy, self.models.len(), &self.sizes);
         // Only one strategy reads the policy; the others need not be told apart by it.
         let policy = if strategy == Strategy::Multilevel { policy } else { PolicyNumber::default() };
         Ok(Question { strategy, policy, shape })

@@ -10,6 +10,7 @@ use super::shape::Shape;
 use super::strategy::{PolicyNumber, Strategy};
 use super::unit::{self, UnitPolicy, UnitScore, Vector};
 use super::workload::Workload;
+use std::collections::BTreeSet;
 
 /// After so many arrivals at most the tables are made anew.
 const SELDOM: u64 = 8192;
@@ -22,17 +23,18 @@ struct Learned {
     epoch: u64,
     /// With how many arrivals they are due.
     due: u64,
-    models: usize,
+    /// How many different nodes were known then.
+    kinds: usize,
 }
 
 impl Learned {
     /// Makes the tables anew whenever twice as much has arrived: often at first, more and more seldom later.
-    fn refresh(&mut self, seen: u64, models: usize, make: impl FnOnce() -> Outlook) {
-        if seen >= self.due || models != self.models {
+    fn refresh(&mut self, seen: u64, kinds: usize, make: impl FnOnce() -> Outlook) {
+        if seen >= self.due || kinds != self.kinds {
             self.outlook = make();
             self.epoch += 1;
             self.due = seen.saturating_add(seen.clamp(1, SELDOM));
-            self.models = models;
+            self.kinds = kinds;
         }
     }
 }
@@ -99,7 +101,7 @@ impl Scorer {
     }
 
     /// Brings the tables of `strategy` up to date.
-    pub(crate) fn prepare(&mut self, strategy: Strategy, models: usize) {
+    pub(crate) fn prepare(&mut self, strategy: Strategy, models: usize, sizes: &BTreeSet<u16>) {
         let bits = (0..models).map(|at| 1_u64 << at);
         let (seen, arrived, expected) = (self.arrived.seen(), &self.arrived, &self.expected);
         match (strategy, expected) {
@@ -111,7 +113,9 @@ impl Scorer {
                 self.fragment.refresh(seen, models, || fragment::outlook(arrived, bits));
             }
             (Strategy::Spacecloud, _) => {
-                self.prospect.refresh(seen, models, || prospect::outlook(arrived, bits));
+                // A size that has not been there before is as new as a model.
+                let kinds = models + sizes.len();
+                self.prospect.refresh(seen, kinds, || prospect::outlook(arrived, sizes, bits));
             }
             _ => {}
         }
