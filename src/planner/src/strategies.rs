@@ -8,8 +8,8 @@ use crate::{
     usage::Usage,
 };
 use model::{
-    AcceleratorShare, AppSpec, Binding, Candidate, Failed, Kind, Milli, Module, Name, Resources, Strategy,
-    Verdict,
+    AcceleratorShare, AppSpec, Binding, Candidate, Failed, Kind, Milli, Module, Name, Outcome, ReplicaId,
+    Resources, Run, Strategy, Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -59,7 +59,7 @@ impl Core {
         let mut pool = self.pool(usages)?;
         let policy = pool.policy(policy).ok()?;
         let asked = request(&ask.spec.resources);
-        self.teach(&mut pool, &asked, strategy);
+        self.teach(&mut pool, ask.spec, &asked, strategy);
         let passes: Vec<bool> = candidates.iter().map(|c| c.failed.is_empty()).collect();
         let filter = |number: usize| {
             let passed = passes.get(number).copied().unwrap_or(false);
@@ -128,10 +128,14 @@ impl Core {
 
     /// What the strategies weigh beside the nodes: what usually arrives is what has run; `tiling` goes on after the
     /// module that it took last.
-    fn teach(&self, pool: &mut Pool, asked: &Request, strategy: PoolStrategy) {
+    fn teach(&self, pool: &mut Pool, spec: &AppSpec, asked: &Request, strategy: PoolStrategy) {
         if matches!(strategy, PoolStrategy::Fgd | PoolStrategy::Spacecloud) {
-            let arrived = self.runs.values().map(|run| request(&run.combination.resources));
-            for arrival in arrived.chain([asked.clone()]) {
+            let arrived = self.arrivals();
+            let known = arrived.iter().any(|run| {
+                run.instance.replica().app == spec.name && request(&run.combination.resources) == *asked
+            });
+            let first = (!known).then(|| asked.clone());
+            for arrival in arrived.iter().map(|run| request(&run.combination.resources)).chain(first) {
                 if let Ok(shape) = pool.shape(&arrival) {
                     pool.scorer.observe(shape);
                 }
@@ -148,6 +152,23 @@ impl Core {
             }
         }
     }
+
+    /// The runs that were arrivals: a replica that is started anew has not arrived again, a task that succeeded and
+    /// comes once more has.
+    fn arrivals(&self) -> Vec<&Run> {
+        let mut last: BTreeMap<&ReplicaId, &Run> = BTreeMap::new();
+        let runs = self.runs.values().filter_map(|run| {
+            let before = last.insert(run.instance.replica(), run);
+            (!before.is_some_and(|before| goes_on(before, run))).then_some(run)
+        });
+        runs.collect()
+    }
+}
+
+/// Whether `next` only goes on with what `before` was: elsewhere, after a loss, a move or an update.
+fn goes_on(before: &Run, next: &Run) -> bool {
+    let same = before.combination.resources == next.combination.resources;
+    same && (next.kind == Kind::App || before.outcome != Outcome::Succeeded)
 }
 
 /// The filters of a decision, in the order in which they are told.
@@ -230,6 +251,32 @@ mod tests {
         assert_eq!(waiting("fgd"), (0, 0));
         assert_eq!(waiting("spacecloud"), (0, 0));
         assert_eq!(waiting("auto"), (0, 0));
+    }
+
+    #[test]
+    fn a_replica_that_is_started_anew_has_not_arrived_again() {
+        let mut bench = Bench::new(&[4, 4]);
+        bench.apply(vec![spec("a", "resources = { gpu = 2 }")]).unwrap();
+        let task = "kind = 'task'\nduration = '1h'\nresources = { gpu = 1 }";
+        bench.apply(vec![spec("t", task)]).unwrap();
+        bench.run(300);
+        let codes = |bench: &Bench| -> Vec<String> {
+            bench.core.arrivals().iter().map(|run| run.code.clone()).collect()
+        };
+        assert_eq!(codes(&bench), ["a/1", "t"]);
+        // Both have to leave the lost module.
+        bench.silent.insert(name("module-1"));
+        bench.run(3_000);
+        assert_eq!((bench.place("a"), bench.place("t")), ("module-2 0 1".into(), "module-2 2".into()));
+        assert_eq!(bench.core.history().count(), 4);
+        assert_eq!(codes(&bench), ["a/1", "t"]);
+        // It succeeds and is asked for once more.
+        let id = bench.of("t").id.clone();
+        bench.done.insert(id);
+        bench.run(500);
+        bench.apply(vec![spec("t", task)]).unwrap();
+        bench.run(500);
+        assert_eq!(codes(&bench), ["a/1", "t", "t"]);
     }
 
     #[test]
