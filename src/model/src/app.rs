@@ -178,7 +178,7 @@ pub struct AppSpec {
     /// Instead of `end`: how long the task's window is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<Span>,
-    /// Tasks whose windows end before this one's starts.
+    /// Tasks that are over before this one starts.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub after: BTreeSet<Name>,
     /// What the device-level queue knows a task by, when several share their history; its name if not given.
