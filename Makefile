@@ -25,6 +25,8 @@ help:
 	@echo "make layer-check   the Yocto layer against real metadata (LAYERS=DIR; see docs/building.md)"
 	@echo "make crates        the recipes' crates from Cargo.lock"
 	@echo "make lint          format, clippy, licences and advisories"
+	@echo "make conformance   the registry against the public suite (SUITE=DIR; see docs/registry.md)"
+	@echo "make fuzz          the registry's parsers, SECONDS=30 each"
 	@echo "make bench         measured figures, as ratios where there is a peer"
 	@echo "make clean         build results of this clone (the image cache stays; see docs/simulator.md)"
 
@@ -96,6 +98,25 @@ lint: lint-quick
 	@$(SAY) "licences, sources and advisories"
 	@command -v cargo-deny >/dev/null || $(CARGO) install -q --locked cargo-deny
 	$(CARGO) deny --log-level warn check bans licenses sources
+
+.PHONY: conformance fuzz
+conformance:
+	@[ -n "$(SUITE)" ] || { echo "make conformance SUITE=DIR: the built suite or its source; see docs/registry.md"; exit 64; }
+	@$(SAY) "the registry against the public conformance suite"
+	$(CARGO) build -q --locked -p registry
+	src/registry/scripts/conformance "$(SUITE)" target/debug/space-registry target/conformance
+
+# Fuzzing takes flags of the compiler that only a nightly one has, or one that is told to have them.
+SECONDS ?= 30
+fuzz: host
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install -q --locked cargo-fuzz
+	@for target in $$(ls src/registry/fuzz/seeds); do \
+	  $(SAY) "fuzzing $$target for $(SECONDS) s"; \
+	  mkdir -p src/registry/fuzz/corpus/$$target && \
+	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir src/registry/fuzz $$target \
+	    src/registry/fuzz/corpus/$$target src/registry/fuzz/seeds/$$target -- \
+	    -max_total_time=$(SECONDS) -print_final_stats=1 -rss_limit_mb=1024 || exit 1; \
+	done
 
 bench: programs
 	@$(SAY) "figures of this machine, beside their limits"
