@@ -110,6 +110,7 @@ conformance:
 SECONDS ?= 30
 fuzz: host
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install -q --locked cargo-fuzz
+	@cp Cargo.lock src/registry/fuzz/   # what is fuzzed is what flies
 	@for target in $$(ls src/registry/fuzz/seeds); do \
 	  $(SAY) "fuzzing $$target for $(SECONDS) s"; \
 	  mkdir -p src/registry/fuzz/corpus/$$target && \
