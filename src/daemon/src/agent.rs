@@ -5,6 +5,7 @@ mod gate;
 mod health;
 mod instances;
 mod joining;
+mod limits;
 mod logs;
 mod prefetch;
 mod probe;

@@ -237,6 +237,7 @@ impl Core {
             policy: policy_words,
             alarm,
             candidates,
+            others: BTreeMap::new(),
             at: self.now.wall,
         }
     }

@@ -13,7 +13,9 @@ use containerd_client::{
         containers_client::ContainersClient,
         content_client::ContentClient,
         images_client::ImagesClient,
-        snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest, snapshots_client::SnapshotsClient},
+        snapshots::{
+            PrepareSnapshotRequest, RemoveSnapshotRequest, UsageRequest, snapshots_client::SnapshotsClient,
+        },
         tasks_client::TasksClient,
         transfer_client::TransferClient,
     },
@@ -289,6 +291,14 @@ impl Runtime for Containerd {
 
     async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError> {
         self.network.services().set(table).await
+    }
+
+    async fn disk(&self, id: &InstanceId) -> Result<u64, RuntimeError> {
+        let key = id.to_string();
+        let request = self.calls.request(UsageRequest { snapshotter: SNAPSHOTTER.into(), key });
+        let usage = self.calls.snapshots().usage(request).await;
+        let size = usage.map_err(RuntimeError::call("measure the file system of", id))?.into_inner().size;
+        Ok(u64::try_from(size).unwrap_or(0))
     }
 
     async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {

@@ -134,6 +134,14 @@ pub enum RuntimeError {
         /// Why.
         reason: String,
     },
+    /// More than one whole accelerator would be given away.
+    #[error(
+        "accelerator {number} is held by others on this module already: nothing is started on it until they have left"
+    )]
+    Shared {
+        /// Which.
+        number: u32,
+    },
     /// The lease ended: nothing may be started.
     #[error("cut off from the server: nothing is started")]
     Fenced,

@@ -70,6 +70,8 @@ pub trait Runtime: Send + Sync {
     ) -> Result<Option<u32>, RuntimeError>;
     /// Makes services lead where the table says.
     async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError>;
+    /// Bytes that an instance has written into its own layer of the file system, as they are taken on the disk.
+    async fn disk(&self, id: &InstanceId) -> Result<u64, RuntimeError>;
     /// How many connections endpoints of this module have.
     async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError>;
     /// Everything that is there, also of an earlier process.

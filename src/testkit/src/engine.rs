@@ -20,6 +20,7 @@ pub struct FakeRuntime {
     table: Mutex<ServiceTable>,
     connections: Mutex<BTreeMap<InstanceId, u32>>,
     pulled: Mutex<BTreeSet<String>>,
+    written: Mutex<BTreeMap<InstanceId, u64>>,
     changed: Notify,
 }
 
@@ -59,6 +60,11 @@ impl FakeRuntime {
         lock(&self.connections).insert(id.clone(), connections);
     }
 
+    /// From now on an instance has so many bytes of its own on the disk, until it is started anew.
+    pub fn write(&self, id: &InstanceId, bytes: u64) {
+        lock(&self.written).insert(id.clone(), bytes);
+    }
+
     /// Images that were asked for.
     pub fn pulled(&self) -> Vec<String> {
         lock(&self.pulled).iter().cloned().collect()
@@ -83,6 +89,7 @@ impl Runtime for FakeRuntime {
 
     async fn start(&self, desired: &Desired) -> Result<String, RuntimeError> {
         lock(&self.running).insert(desired.id.clone(), desired.clone());
+        lock(&self.written).remove(&desired.id);
         *lock(&self.starts).entry(desired.id.clone()).or_default() += 1;
         Ok("127.0.0.1".to_owned())
     }
@@ -126,6 +133,10 @@ impl Runtime for FakeRuntime {
     async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError> {
         *lock(&self.table) = table.clone();
         Ok(())
+    }
+
+    async fn disk(&self, id: &InstanceId) -> Result<u64, RuntimeError> {
+        Ok(lock(&self.written).get(id).copied().unwrap_or(0))
     }
 
     async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {

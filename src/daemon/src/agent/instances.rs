@@ -3,10 +3,11 @@
 use super::{
     gate::Gate,
     health::{Verdict, Watch},
+    limits::{beyond, follow_limits, outgrown},
     probe::Target,
 };
 use crate::{chain, wall_clock};
-use model::{Desired, InstanceId, Kind, Observed, OnDisconnect, Phase, Span};
+use model::{Binding, Desired, InstanceId, Kind, Observed, OnDisconnect, Phase, Span};
 use planner::Lease;
 use runtime::{Fence, Found, Runtime, RuntimeError, boot_clock};
 use std::{
@@ -20,8 +21,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// An instance that ran this long starts its pauses anew.
 const GOOD_RUN: Duration = Duration::from_secs(60);
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 const UNHEALTHY: &str = "unhealthy: ";
+/// Before the reason for which an instance that runs is stopped here.
+const STOPPED: &str = "stopped: ";
 
 struct Handle {
     observed: Observed,
@@ -182,6 +185,14 @@ impl Instances {
         self.changed.notify_one();
     }
 
+    /// The server gives nobody what somebody has. Should it ever, the second one does not start.
+    fn refuse_beyond(&self, desired: &Desired) -> Result<(), RuntimeError> {
+        let state = lock(&self.state);
+        let others = state.handles.iter().filter(|(id, _)| **id != desired.id);
+        let held: Vec<Binding> = others.map(|(_, handle)| handle.desired.borrow().binding.clone()).collect();
+        beyond(&desired.binding, &held)
+    }
+
     pub(super) fn observed(&self) -> Vec<Observed> {
         lock(&self.state).handles.values().map(|h| h.observed.clone()).collect()
     }
@@ -216,29 +227,6 @@ impl Instances {
     }
 }
 
-/// Gives a running instance what it is to have; tries again until it is so, or something newer is wanted.
-async fn follow_limits(mut changes: watch::Receiver<Desired>, runtime: Arc<dyn Runtime>, mut given: Desired) {
-    loop {
-        let wanted = changes.borrow_and_update().clone();
-        if wanted != given {
-            match runtime.update(&wanted).await {
-                Ok(()) => {
-                    tracing::info!(instance = %wanted.id, binding = %wanted.binding.words(), "limits changed");
-                    given = wanted;
-                }
-                Err(error) => {
-                    tracing::warn!(instance = %wanted.id, error = %chain(&error), "cannot change the limits");
-                    tokio::time::sleep(RETRY).await;
-                    continue;
-                }
-            }
-        }
-        if changes.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-    }
-}
-
 /// One instance from its start to its removal.
 struct Life {
     all: Arc<Instances>,
@@ -269,8 +257,8 @@ impl Life {
                 Ok((address, started)) => {
                     let began = tokio::time::Instant::now();
                     let Some(message) = self.watch(&address, started).await else { break };
-                    if let Some(why) = message.strip_prefix(UNHEALTHY) {
-                        self.end_unhealthy(why).await;
+                    if message.starts_with(UNHEALTHY) || message.starts_with(STOPPED) {
+                        self.end_here(&message).await;
                     }
                     if began.elapsed() >= GOOD_RUN {
                         pause = FIRST_PAUSE;
@@ -301,6 +289,7 @@ impl Life {
         if !self.all.lease_holds() || *self.stopped.borrow() {
             return Err(RuntimeError::Fenced);
         }
+        self.all.refuse_beyond(&self.desired)?;
         let address = self.all.runtime.start(&self.desired).await?;
         tracing::info!(instance = %self.desired.id, %address, "started");
         Ok((address, wall_clock()))
@@ -345,10 +334,12 @@ impl Life {
                 tokio::time::sleep(watch.pause()).await;
             }
         };
+        let growing = outgrown(self.changes.clone(), runtime.clone(), id.clone());
         let mut stopped = self.stopped.clone();
         let message = tokio::select! {
             message = ended => message,
             message = probing => Some(message),
+            why = growing => Some(format!("{STOPPED}{why}")),
             () = changing => return None,
             _ = stopped.wait_for(|stop| *stop) => return None,
         };
@@ -362,9 +353,9 @@ impl Life {
     }
 
     /// It leaves its service at once, and its process is ended before it is started anew.
-    async fn end_unhealthy(&self, why: &str) {
-        self.see(Phase::BackOff, "", &format!("{UNHEALTHY}{why}"), 0);
-        tracing::warn!(instance = %self.desired.id, why, "unhealthy: started anew");
+    async fn end_here(&self, why: &str) {
+        self.see(Phase::BackOff, "", why, 0);
+        tracing::warn!(instance = %self.desired.id, why, "started anew");
         if let Err(error) = self.all.runtime.stop(&self.desired.id, self.desired.spec.grace.duration()).await
         {
             // The next start tries once more.
