@@ -1,6 +1,10 @@
 //! Dev only: a container engine without containers, for tests of what is above it.
 //!
-//! Neighbours: implements `runtime::Runtime`; used by tests alone.
+//! Neighbours: implements `runtime::Runtime` and `runtime::Slots`; used by tests alone.
+
+mod slots;
+
+pub use slots::FakeSlots;
 
 use async_trait::async_trait;
 use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
