@@ -14,6 +14,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 #[path = "cluster/planning.rs"]
 mod planning;
+#[path = "cluster/updates.rs"]
+mod updates;
 
 struct Cluster {
     dir: TempDir,

@@ -34,6 +34,8 @@ fn module(slot: u16) -> Module {
         kernel: String::new(),
         cordoned: false,
         draining: false,
+        server: false,
+        root: None,
     }
 }
 

@@ -1,14 +1,18 @@
 //! Dev only: what the tests of several rooms share. A container engine without containers, content for images and
 //! disks, waiting for a condition.
 //!
-//! Neighbours: the engine implements `runtime::Runtime`, and is left out where only the rest is wanted (feature
+//! Neighbours: the engine implements `runtime::Runtime` and `runtime::Slots`, and is left out where only the rest is wanted (feature
 //! `engine`); used by tests alone.
 
 #[cfg(feature = "engine")]
 mod engine;
+#[cfg(feature = "engine")]
+mod slots;
 
 #[cfg(feature = "engine")]
 pub use engine::FakeRuntime;
+#[cfg(feature = "engine")]
+pub use slots::FakeSlots;
 
 use sha2::{Digest, Sha256};
 use std::time::{Duration, Instant};
