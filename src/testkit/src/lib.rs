@@ -76,9 +76,9 @@ impl FakeRuntime {
         self.mortality.begin(Some((moment.to_owned(), before)));
     }
 
-    /// Nobody dies any more.
-    pub fn live(&self) {
-        self.mortality.begin(None);
+    /// Nobody dies any more. Answers whether the chosen moment had come.
+    pub fn live(&self) -> bool {
+        self.mortality.begin(None)
     }
 
     /// Whether the chosen moment has come.

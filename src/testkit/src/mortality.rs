@@ -21,8 +21,9 @@ impl Mortality {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn begin(&self, last: Option<(String, usize)>) {
-        *self.state() = State { last, over: false };
+    /// Answers whether the end that was chosen before had come.
+    pub(crate) fn begin(&self, last: Option<(String, usize)>) -> bool {
+        std::mem::replace(&mut *self.state(), State { last, over: false }).over
     }
 
     pub(crate) fn died(&self) -> bool {
