@@ -43,6 +43,9 @@ fn one(snapshot: &Snapshot, instance: &Instance, look: Look) -> String {
     if !decision.level.is_empty() {
         text += &format!("By the {}.\n", decision.level);
     }
+    if !decision.policy.is_empty() {
+        text += &format!("Weighed by {}.\n", decision.policy);
+    }
     if !instance.binding.is_empty() {
         text += &format!("It has {} there.\n", instance.binding);
     }
@@ -184,9 +187,11 @@ mod tests {
         pending.decision = Some(Decision {
             cause: "new replica".into(),
             candidates: vec![candidate("module-1", "memory short by 1GiB", 0.0)],
+            policy: "its own share 0.5; the rest is the cluster's".into(),
             ..Decision::default()
         });
         let text = render(&snapshot(), &[&pending], Look::default());
+        assert!(text.contains("\nWeighed by its own share 0.5; the rest is the cluster's.\n"), "{text}");
         assert!(text.starts_with("cam/1 (cam-1-3) is pending: no module takes it now.\n"), "{text}");
         assert!(text.contains("nowhere, as every module is ruled out below. Cause: new replica."), "{text}");
         assert!(text.contains("module-1  ruled out  -      memory short by 1GiB"), "{text}");

@@ -90,6 +90,7 @@ async fn connect(config: &Config, module: &model::Name, pods: Subnet) -> Arc<dyn
         let agent = &config.agent;
         let engine = Engine {
             registry: agent.registry.clone(),
+            mirrors: agent.mirrors.clone(),
             oci_runtime: agent.oci_runtime.clone(),
             accelerators: config.accelerators(),
         };

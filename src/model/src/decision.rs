@@ -54,6 +54,9 @@ pub struct Decision {
     /// The strategy that scored.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub strategy: String,
+    /// By which numbers the unit level weighed, in words; empty when they are the cluster's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub policy: String,
     /// What the operator should be alarmed about: a reserve that could not be kept.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub alarm: String,

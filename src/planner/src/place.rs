@@ -9,7 +9,7 @@
 use crate::{
     core::Core,
     device_queue::DeviceLevel,
-    strategies::{chosen_strategy, filters, pooled, score},
+    strategies::{filters, pooled, score},
     usage::{Except, Hold, Usage, Window, by_module},
 };
 use model::{
@@ -170,7 +170,7 @@ impl Core {
         let usages: BTreeMap<&Name, Usage> =
             held.iter().map(|(name, holds)| (*name, Usage::of(holds, ask.window))).collect();
         let nothing = Usage::default();
-        let strategy = chosen_strategy(ask.spec);
+        let strategy = ask.spec.chosen_strategy();
         let mut candidates = Vec::with_capacity(self.modules.len());
         let mut best: Option<(f64, u64, u64, &Name)> = None;
         for module in self.modules.values() {
@@ -200,11 +200,13 @@ impl Core {
             let verdict = Verdict::Score(score);
             candidates.push(Candidate { module: module.name.clone(), verdict, failed, scores });
         }
-        let mut alarm = String::new();
+        let (mut alarm, mut policy_words) = (String::new(), String::new());
         let mut wanted = Binding::default();
         let mut best = best.map(|(.., name)| name.clone());
         if let Some(pooled) = pooled(strategy) {
-            let chosen = self.choose_by_pool(ask, pooled, &usages, &mut candidates);
+            let (policy, words) = self.weighing(ask.spec);
+            policy_words = words;
+            let chosen = self.choose_by_pool(ask, pooled, policy, &usages, &mut candidates);
             best = chosen.as_ref().map(|c| c.module.clone());
             if let Some(chosen) = chosen {
                 (wanted, alarm) = (chosen.wanted, chosen.alarm.unwrap_or_default());
@@ -232,6 +234,7 @@ impl Core {
             level: level.words,
             strategy: format!("{strategy:?}").to_lowercase(),
             filters: filters(strategy),
+            policy: policy_words,
             alarm,
             candidates,
             at: self.now.wall,

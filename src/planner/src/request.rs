@@ -1,6 +1,9 @@
 //! What an operator may ask of the core, and how it is refused.
 
-use crate::core::{Core, Reply, Request};
+use crate::{
+    core::{Core, Reply, Request},
+    pool::unit::PolicyError,
+};
 use model::{App, AppSpec, Name, Severity, SpecError};
 use std::collections::BTreeSet;
 use thiserror::Error;
@@ -18,6 +21,14 @@ pub enum Refusal {
         app: Name,
         /// Per module, what it lacks.
         reasons: String,
+    },
+    /// Numbers of its own for the unit level that do not go together, or not with the cluster's.
+    #[error("{app}: placement.{error}")]
+    Weighing {
+        /// The app or task.
+        app: Name,
+        /// The key and the reason.
+        error: PolicyError,
     },
     /// All service addresses are taken.
     #[error("{app}: no service address is left in {range}; widen `services` in the server's configuration")]
@@ -116,6 +127,7 @@ impl Core {
                 return Err(SpecError::Duplicate { name: spec.name.to_string() }.into());
             }
             self.refuse_too_large(spec)?;
+            self.refuse_weighing(spec)?;
             self.refuse_published(spec, &specs)?;
         }
         self.refuse_too_many_services(&specs)?;

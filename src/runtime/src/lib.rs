@@ -15,6 +15,8 @@ mod fence;
 mod image;
 mod logs;
 mod network;
+mod pull;
+mod registries;
 mod routes;
 mod services;
 mod spec;

@@ -257,6 +257,12 @@ pub fn sha512(content: &[u8]) -> String {
     format!("sha512:{}", hex::encode(sha2::Sha512::digest(content)))
 }
 
+/// Where a registry keeps a blob.
+pub fn blob_file(root: &Path, digest: &str) -> std::path::PathBuf {
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    root.join("blobs/sha256").join(&hex[..2]).join(hex)
+}
+
 /// The files below a directory, as paths.
 pub fn files(directory: &Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
