@@ -180,6 +180,22 @@ fn watch_for_doubles(mortals: &Mortals, forbidden: bool) -> JoinHandle<()> {
     })
 }
 
+/// It fences itself when its lease is over. The server waits for a margin longer, and hears from it again before.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_stalls_for_longer_than_its_lease_starts_again_what_it_has_stopped() {
+    let mortals = Mortals::start().await;
+    mortals.cluster.apply("name='once'\nimage='registry.spacecloud:5000/demo:1'\n").await.unwrap();
+    mortals.cluster.until("ready", all_ready(1)).await;
+    let agent = &mortals.agents[&mortals.only_place().await];
+    let executor = agent.executor.as_ref().unwrap();
+    // Its only worker: the lease is 2 s, the margin 500 ms.
+    executor.spawn(async { std::thread::sleep(Duration::from_millis(2200)) });
+    mortals.until("it has stopped what it ran", |_| agent.runs("once") == 0).await;
+    mortals.until("it runs again", |all| all.agents.values().any(|agent| agent.runs("once") == 1)).await;
+    mortals.cluster.until("ready again", all_ready(1)).await;
+    mortals.only_place().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_dies_at_every_moment_of_a_make_before_break_move() {
     every_moment("make-before-break").await;
