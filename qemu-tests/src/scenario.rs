@@ -324,6 +324,16 @@ impl<'a> Scenario<'a> {
     }
 }
 
+/// Replicas of an app that ran twice at the same time, by what the instances themselves have written.
+///
+/// # Errors
+/// A module does not answer.
+pub fn double_runs(chassis: &Chassis, app: &str) -> Result<Vec<String>, SimError> {
+    let same_clock = chassis.backplane() == BackplaneKind::Netns;
+    let of_app = |double: &String| double.strip_prefix(app).is_some_and(|rest| rest.starts_with(['-', '/']));
+    Ok(lives::gaps(chassis, same_clock)?.doubles.into_iter().filter(of_app).collect())
+}
+
 /// Pushes the demo image from the ground, by skopeo, over TLS with the cluster's CA. Answers how long that took.
 ///
 /// # Errors

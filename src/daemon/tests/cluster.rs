@@ -1,6 +1,7 @@
 //! Server and agents over real gRPC, TLS and SQLite on the loopback; only the container engine is fake.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod killed;
 mod moves;
 
 use api::v1::{self, cluster_client::ClusterClient};

@@ -1,7 +1,10 @@
 //! A container engine without containers, for tests of what is above it.
 
+mod mortality;
+
 use async_trait::async_trait;
 use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
+use mortality::Mortality;
 use runtime::{Found, Runtime, RuntimeError};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,6 +25,7 @@ pub struct FakeRuntime {
     pulled: Mutex<BTreeSet<String>>,
     written: Mutex<BTreeMap<InstanceId, u64>>,
     changed: Notify,
+    mortality: Mortality,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -70,6 +74,22 @@ impl FakeRuntime {
         lock(&self.pulled).iter().cloned().collect()
     }
 
+    /// At this moment, `before start` or `after route` and so on, whoever calls the engine gets no further; nor anywhere
+    /// else after it. It passes as often as `before` says.
+    pub fn die_at(&self, moment: &str, before: usize) {
+        self.mortality.begin(Some((moment.to_owned(), before)));
+    }
+
+    /// Nobody dies any more. Answers whether the chosen moment had come.
+    pub fn live(&self) -> bool {
+        self.mortality.begin(None)
+    }
+
+    /// Whether the chosen moment has come.
+    pub fn died(&self) -> bool {
+        self.mortality.died()
+    }
+
     /// The instance's process ends by itself.
     pub fn crash(&self, id: &InstanceId) {
         lock(&self.running).remove(id);
@@ -83,14 +103,18 @@ impl Runtime for FakeRuntime {
         if image.as_str().contains("missing") {
             return Err(RuntimeError::NoImage { image: image.to_string() });
         }
+        self.mortality.moment("before pull").await;
         lock(&self.pulled).insert(image.to_string());
+        self.mortality.moment("after pull").await;
         Ok(())
     }
 
     async fn start(&self, desired: &Desired) -> Result<String, RuntimeError> {
+        self.mortality.moment("before start").await;
         lock(&self.running).insert(desired.id.clone(), desired.clone());
         lock(&self.written).remove(&desired.id);
         *lock(&self.starts).entry(desired.id.clone()).or_default() += 1;
+        self.mortality.moment("after start").await;
         Ok("127.0.0.1".to_owned())
     }
 
@@ -110,7 +134,9 @@ impl Runtime for FakeRuntime {
     }
 
     async fn stop(&self, id: &InstanceId, _: Duration) -> Result<(), RuntimeError> {
+        self.mortality.moment("before stop").await;
         self.crash(id);
+        self.mortality.moment("after stop").await;
         Ok(())
     }
 
@@ -131,7 +157,9 @@ impl Runtime for FakeRuntime {
     }
 
     async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError> {
+        self.mortality.moment("before route").await;
         *lock(&self.table) = table.clone();
+        self.mortality.moment("after route").await;
         Ok(())
     }
 

@@ -58,6 +58,7 @@ pub(super) async fn run(config: &Config, module: &Name, parts: Parts<'_>) -> any
     let (out, outbound) = mpsc::channel(WINDOW);
     let hello_sent = boot_clock();
     let module_now = describe(config, updates.root())?;
+    let fenced = instances.fenced();
     let described = serde_json::to_string(&module_now)?;
     let observed = instances.observed().iter().map(to_observed).collect();
     out.send(FromAgent {
@@ -98,6 +99,9 @@ pub(super) async fn run(config: &Config, module: &Name, parts: Parts<'_>) -> any
                     bail!("the accelerators have changed");
                 }
             }
+        }
+        if instances.fenced() != fenced {
+            bail!("the lease ran out");
         }
         if heard.elapsed() > session.timing.lease.duration() + Duration::from_millis(100) {
             bail!("the server is silent");
