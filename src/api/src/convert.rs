@@ -1,5 +1,6 @@
 use crate::tables::view_decision;
 use crate::v1;
+use crate::volumes::{from_json, to_json};
 use model::{App, Desired, Event, Instance, Liveness, Module, Observed, Phase, ServiceTable, SpecError};
 use thiserror::Error;
 
@@ -31,7 +32,11 @@ pub fn to_desired(desired: &Desired) -> Result<v1::Desired, BadMessage> {
         .map_err(|source| BadMessage::Json { field: "spec_json", source })?;
     let binding_json = serde_json::to_string(&desired.binding)
         .map_err(|source| BadMessage::Json { field: "binding_json", source })?;
-    Ok(v1::Desired { id: desired.id.to_string(), spec_json, binding_json })
+    let volumes_json = match desired.volumes.as_slice() {
+        [] => String::new(),
+        volumes => to_json("volumes_json", &volumes)?,
+    };
+    Ok(v1::Desired { id: desired.id.to_string(), spec_json, binding_json, volumes_json })
 }
 
 /// From an order.
@@ -47,7 +52,8 @@ pub fn from_desired(desired: &v1::Desired) -> Result<Desired, BadMessage> {
             serde_json::from_str(text).map_err(|source| BadMessage::Json { field: "binding_json", source })?
         }
     };
-    Ok(Desired { id: desired.id.parse()?, spec, binding })
+    let volumes = from_json("volumes_json", &desired.volumes_json)?;
+    Ok(Desired { id: desired.id.parse()?, spec, binding, volumes })
 }
 
 /// For an order.
@@ -130,6 +136,7 @@ pub fn view_module(module: &Module, liveness: Liveness, cpu: u64, memory: u64, i
         memory_asked: memory,
         instances: u32::try_from(instances).unwrap_or(u32::MAX),
         labels: module.labels.clone().into_iter().collect(),
+        storage: module.storage.clone(),
     }
 }
 

@@ -26,6 +26,7 @@ mod table;
 mod tables;
 #[cfg(test)]
 mod testing;
+mod volume;
 
 pub use failure::Failure;
 pub use flash::FlashError;
@@ -70,7 +71,8 @@ async fn perform(args: Args) -> Result<(), Failure> {
     let connect = async || client::Server::connect(server.as_deref(), config.clone(), timeout).await;
     match verb {
         Verb::Apply { files } => apply::apply(&files, connect).await,
-        Verb::Delete { apps, files } => apply::delete(apps, &files, connect).await,
+        Verb::Delete { apps, files, volumes } => apply::delete(apps, &files, volumes, connect).await,
+        Verb::Volume { verb } => volume::volume(&connect().await?, verb).await,
         Verb::Scale { app, replicas } => {
             let done = connect().await?.scale(ScaleRequest { app: app.to_string(), replicas }).await?;
             print_done(&done)

@@ -35,6 +35,7 @@ mod service;
 mod task;
 mod timing;
 mod update;
+mod volume;
 
 pub use accelerator::{Accelerator, AcceleratorShare, Binding};
 pub use app::{
@@ -55,3 +56,6 @@ pub use service::{Endpoint, Policy, Service, ServicePort, ServiceSpec, ServiceTa
 pub use task::{Moment, Plan, PlanState, Reservation, minute, utc};
 pub use timing::{Now, Timing};
 pub use update::Update;
+pub use volume::{
+    Access, Attachment, Class, Mount, Volume, VolumeKey, VolumeReport, VolumeSeen, VolumeSpec, VolumeState,
+};

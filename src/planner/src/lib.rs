@@ -40,6 +40,7 @@ mod tasks;
 #[cfg(test)]
 mod testing;
 mod usage;
+mod volumes;
 mod window;
 
 pub use crate::core::{AgentReport, Amounts, Change, Core, Event, Order, Output, Reply, Request};

@@ -1,7 +1,14 @@
-use crate::RuntimeError;
+use crate::{
+    RuntimeError,
+    volumes::{abandon, is_mounted},
+};
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// Milliseconds since boot, suspended time included: the same for every process of this boot.
@@ -16,17 +23,32 @@ pub fn boot_clock() -> u64 {
 /// The two cgroups that instances live under, and the lease that is kept for whoever must kill one of them.
 ///
 /// `stop` holds the instances that end with the lease, `keep` the others. Killing a cgroup is one write and
-/// needs neither containerd nor the agent: the guard does it when the agent is dead.
+/// needs neither containerd nor the agent: the guard does it when the agent is dead. When nothing is left that could
+/// write, the storage module is taken away too, with whatever was still on its way there.
 #[derive(Debug, Clone)]
 pub struct Fence {
     cgroup: PathBuf,
     lease: PathBuf,
+    storage: Option<PathBuf>,
+    /// Threads that take the storage module away: each may have to wait in the kernel.
+    leaving: Arc<AtomicUsize>,
 }
+
+/// A second one makes the kernel give up what the first waits for.
+const LEAVING: usize = 2;
 
 impl Fence {
     /// `cgroup` is the tree above all instances, `lease` a file on a tmpfs.
     pub fn new(cgroup: &Path, lease: &Path) -> Self {
-        Self { cgroup: cgroup.to_owned(), lease: lease.to_owned() }
+        let leaving = Arc::default();
+        Self { cgroup: cgroup.to_owned(), lease: lease.to_owned(), storage: None, leaving }
+    }
+
+    /// The storage module is mounted here.
+    #[must_use]
+    pub fn with_storage(mut self, mounted: PathBuf) -> Self {
+        self.storage = Some(mounted);
+        self
     }
 
     /// Where an instance's cgroup goes, as a path under the cgroup root.
@@ -45,13 +67,37 @@ impl Fence {
     pub fn kill(&self) -> Result<(), RuntimeError> {
         let path = self.stop_tree().join("cgroup.kill");
         match fs::write(&path, "1") {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(RuntimeError::io("write", path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(RuntimeError::io("write", path))?,
         }
+        if !self.has_processes() {
+            self.leave_storage();
+        }
+        Ok(())
     }
 
-    /// Whether any process that ends with the lease is left.
+    fn leave_storage(&self) {
+        let Some(mounted) = self.storage.clone().filter(|at| is_mounted(at)) else { return };
+        if self.leaving.fetch_add(1, Ordering::SeqCst) >= LEAVING {
+            self.leaving.fetch_sub(1, Ordering::SeqCst);
+            return;
+        }
+        let leaving = self.leaving.clone();
+        std::thread::spawn(move || {
+            if let Err(error) = abandon(&mounted) {
+                // It is tried again for as long as it is mounted.
+                tracing::debug!(%error, "the storage module is still mounted");
+            }
+            leaving.fetch_sub(1, Ordering::SeqCst);
+        });
+    }
+
+    /// Whether anything is left that must not outlive the lease: a process, or the storage module.
     pub fn populated(&self) -> bool {
+        self.has_processes() || self.storage.as_deref().is_some_and(is_mounted)
+    }
+
+    fn has_processes(&self) -> bool {
         fs::read_to_string(self.stop_tree().join("cgroup.events"))
             .is_ok_and(|text| text.contains("populated 1"))
     }

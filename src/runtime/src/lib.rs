@@ -18,6 +18,7 @@ mod network;
 mod routes;
 mod services;
 mod spec;
+mod volumes;
 
 pub use accelerator::{AcceleratorSlot, Accelerators, Node};
 pub use capacity::measure;
@@ -27,6 +28,7 @@ pub use fence::{Fence, boot_clock};
 pub use network::{BRIDGE, Network};
 pub use routes::{set_bridge, set_routes};
 pub use services::Services;
+pub use volumes::{Held, Storage, Volumes};
 
 use async_trait::async_trait;
 use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};

@@ -5,8 +5,9 @@ pub(crate) use link::Link;
 
 use crate::common;
 use api::v1::{
-    App, ApplyRequest, CordonRequest, DeleteRequest, Done, ForgetRequest, GetRequest, Instance, LogChunk,
-    LogsRequest, MaintainRequest, Module, PlannerTables, ResizeRequest, ScaleRequest, Snapshot,
+    App, ApplyRequest, CordonRequest, DeleteRequest, DeleteVolumesRequest, Done, ForgetRequest, GetRequest,
+    Instance, LogChunk, LogsRequest, MaintainRequest, Module, PlannerTables, ResizeRequest, ScaleRequest,
+    Snapshot,
     cluster_server::{Cluster, ClusterServer},
 };
 use identity::{Authority, Role};
@@ -118,16 +119,20 @@ impl Cluster for Desk {
     type LogsStream = Flow<LogChunk>;
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Answer<Done> {
-        let specs = request.into_inner().specs_json;
+        let ApplyRequest { specs_json: specs, volumes_json } = request.into_inner();
         if specs.len() == 2 && specs.first() == specs.last() {
             return Err(Status::invalid_argument("app cam appears twice"));
         }
-        self.note(specs.join(" "))?;
-        Ok(Response::new(Done { lines: vec![format!("{} apps", specs.len())] }))
+        self.note(specs.iter().chain(&volumes_json).map(String::as_str).collect::<Vec<_>>().join(" "))?;
+        let mut lines = vec![format!("{} apps", specs.len())];
+        lines.extend(volumes_json.first().map(|_| format!("{} volumes", volumes_json.len())));
+        Ok(Response::new(Done { lines }))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Answer<Done> {
-        self.note(format!("delete {}", request.into_inner().apps.join(",")))
+        let DeleteRequest { apps, volumes } = request.into_inner();
+        let with = if volumes { " with volumes" } else { "" };
+        self.note(format!("delete {}{with}", apps.join(",")))
     }
 
     async fn scale(&self, request: Request<ScaleRequest>) -> Answer<Done> {
@@ -171,6 +176,10 @@ impl Cluster for Desk {
 
     async fn forget(&self, request: Request<ForgetRequest>) -> Answer<Done> {
         self.note(format!("forget {}", request.into_inner().module))
+    }
+
+    async fn delete_volumes(&self, request: Request<DeleteVolumesRequest>) -> Answer<Done> {
+        self.note(format!("delete volumes {}", request.into_inner().volumes.join(",")))
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Answer<Self::LogsStream> {

@@ -6,7 +6,7 @@ use super::{
     probe::Target,
 };
 use crate::{chain, wall_clock};
-use model::{Desired, InstanceId, Kind, Observed, OnDisconnect, Phase, Span};
+use model::{Attachment, Desired, InstanceId, Kind, Observed, OnDisconnect, Phase, Span, VolumeKey};
 use planner::Lease;
 use runtime::{Fence, Found, Runtime, RuntimeError, boot_clock};
 use std::{
@@ -47,6 +47,8 @@ pub(super) struct Instances {
     gate: Gate,
     /// Something that the server wants to know has changed.
     pub(super) changed: Notify,
+    /// Volumes that hold more than they may, and how much.
+    pub(super) full: watch::Sender<BTreeMap<VolumeKey, String>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -63,7 +65,13 @@ impl Instances {
             state: Mutex::default(),
             gate: Gate::new(),
             changed: Notify::new(),
+            full: watch::Sender::default(),
         })
+    }
+
+    /// The volumes of everything that is here.
+    pub(super) fn attached(&self) -> Vec<Attachment> {
+        lock(&self.state).handles.values().flat_map(|h| h.desired.borrow().volumes.clone()).collect()
     }
 
     pub(super) fn lease_holds(&self) -> bool {
@@ -239,6 +247,22 @@ async fn follow_limits(mut changes: watch::Receiver<Desired>, runtime: Arc<dyn R
     }
 }
 
+fn full(full: &BTreeMap<VolumeKey, String>, desired: &Desired) -> Option<String> {
+    desired.volumes.iter().find_map(|v| full.get(&v.key).cloned())
+}
+
+/// Waits until a volume of the instance holds more than it may; answers which.
+async fn overflows(mut all: watch::Receiver<BTreeMap<VolumeKey, String>>, desired: Desired) -> String {
+    loop {
+        if let Some(words) = full(&all.borrow_and_update(), &desired) {
+            return format!("{UNHEALTHY}{words}");
+        }
+        if all.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
 /// One instance from its start to its removal.
 struct Life {
     all: Arc<Instances>,
@@ -301,6 +325,9 @@ impl Life {
         if !self.all.lease_holds() || *self.stopped.borrow() {
             return Err(RuntimeError::Fenced);
         }
+        if let Some(words) = full(&self.all.full.borrow(), &self.desired) {
+            return Err(RuntimeError::VolumeFull { words });
+        }
         let address = self.all.runtime.start(&self.desired).await?;
         tracing::info!(instance = %self.desired.id, %address, "started");
         Ok((address, wall_clock()))
@@ -346,8 +373,10 @@ impl Life {
             }
         };
         let mut stopped = self.stopped.clone();
+        let overflowing = overflows(self.all.full.subscribe(), self.desired.clone());
         let message = tokio::select! {
             message = ended => message,
+            message = overflowing => Some(message),
             message = probing => Some(message),
             () = changing => return None,
             _ = stopped.wait_for(|stop| *stop) => return None,

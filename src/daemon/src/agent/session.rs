@@ -1,10 +1,13 @@
 //! One connection to the server, from the hello to its end.
 
-use super::{describe, instances::Instances, joining, logs, prefetch::Prefetch, services::Services};
+use super::{
+    describe, instances::Instances, joining, logs, prefetch::Prefetch, services::Services,
+    volumes::VolumeWatch,
+};
 use crate::config::Config;
 use anyhow::{Context, bail};
 use api::{
-    from_desired, from_services, to_observed,
+    from_desired, from_erase, from_services, to_observed, to_volumes,
     v1::{self, FromAgent, Heartbeat, Hello, agents_client::AgentsClient, from_agent, to_agent},
 };
 use model::{Name, Timing};
@@ -23,6 +26,7 @@ struct Session<'a> {
     instances: &'a Arc<Instances>,
     services: &'a Services,
     prefetch: &'a Prefetch,
+    volumes: &'a VolumeWatch,
     out: mpsc::Sender<FromAgent>,
     timing: Timing,
     /// (sequence, sent at) of heartbeats that are not yet acknowledged.
@@ -39,6 +43,7 @@ pub(super) async fn run(
     instances: &Arc<Instances>,
     services: &Services,
     prefetch: &Prefetch,
+    volumes: &VolumeWatch,
 ) -> anyhow::Result<()> {
     let before = boot_clock();
     let channel = match joining::connect(config, module).await {
@@ -67,7 +72,7 @@ pub(super) async fn run(
     let (sequence, taken, peers) = (0, 0, vec![]);
     let timing = config.timing;
     let mut session =
-        Session { module, instances, services, prefetch, out, timing, sent, sequence, taken, peers };
+        Session { module, instances, services, prefetch, volumes, out, timing, sent, sequence, taken, peers };
     let mut beat = tokio::time::interval(session.timing.heartbeat.duration());
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut look = tokio::time::interval(LOOK);
@@ -114,7 +119,8 @@ impl Session<'_> {
         self.sequence += 1;
         let observed = self.instances.observed().iter().map(to_observed).collect();
         let (sequence, taken, routed) = (self.sequence, self.taken, self.services.routed());
-        let beat = Heartbeat { sequence, taken, observed, routed };
+        let volumes_json = to_volumes(&self.volumes.report())?;
+        let beat = Heartbeat { sequence, taken, observed, routed, volumes_json };
         // The time before sending: the lease may never be longer than the server believes.
         self.sent.push_back((self.sequence, boot_clock()));
         while self.sent.len() > WINDOW {
@@ -140,6 +146,7 @@ impl Session<'_> {
                 self.instances.order(desired);
                 self.services.order(order.number, services);
                 self.prefetch.order(&order.images);
+                self.volumes.order(from_erase(&order.erase_json)?);
                 self.taken = order.number;
                 self.heartbeat()?;
             }
