@@ -346,7 +346,7 @@ impl Config {
     pub fn fence(&self) -> Fence {
         let fence = Fence::new(&self.agent.cgroup.join("spacecloud"), &self.agent.run.join("lease"));
         match &self.storage {
-            Some(_) => fence.with_storage(Volumes::mount_point(&self.agent.run)),
+            Some(storage) => fence.with_storage(Volumes::mount_point(&self.agent.run), storage.server),
             None => fence,
         }
     }

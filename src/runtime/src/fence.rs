@@ -1,14 +1,17 @@
 use crate::{
     RuntimeError,
-    volumes::{abandon, is_mounted},
+    routes::block,
+    volumes::{abandon, connected, is_mounted},
 };
 use std::{
     fs, io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 /// Milliseconds since boot, suspended time included: the same for every process of this boot.
@@ -23,19 +26,25 @@ pub fn boot_clock() -> u64 {
 /// The two cgroups that instances live under, and the lease that is kept for whoever must kill one of them.
 ///
 /// `stop` holds the instances that end with the lease, `keep` the others. Killing a cgroup is one write and
-/// needs neither containerd nor the agent: the guard does it when the agent is dead. When nothing is left that could
-/// write, the storage module is taken away too, with whatever was still on its way there.
+/// needs neither containerd nor the agent: the guard does it when the agent is dead.
+///
+/// With a storage module the fence also keeps what they have written from arriving later, beside their successors:
+///
+/// ```text
+///  lease over ─► no route to it ─► processes killed ─► unmounted by force ─► its connections have ended ─► route again
+///                (nothing leaves)                      (requests given up)
+/// ```
 #[derive(Debug, Clone)]
 pub struct Fence {
     cgroup: PathBuf,
     lease: PathBuf,
-    storage: Option<PathBuf>,
-    /// Threads that take the storage module away: each may have to wait in the kernel.
-    leaving: Arc<AtomicUsize>,
+    storage: Option<(PathBuf, Ipv4Addr)>,
+    /// A thread takes the storage module away: it may have to wait in the kernel.
+    leaving: Arc<AtomicBool>,
 }
 
-/// A second one makes the kernel give up what the first waits for.
-const LEAVING: usize = 2;
+/// Between two tries of taking the storage module away.
+const AGAIN: Duration = Duration::from_millis(50);
 
 impl Fence {
     /// `cgroup` is the tree above all instances, `lease` a file on a tmpfs.
@@ -44,10 +53,10 @@ impl Fence {
         Self { cgroup: cgroup.to_owned(), lease: lease.to_owned(), storage: None, leaving }
     }
 
-    /// The storage module is mounted here.
+    /// The storage module is mounted here, from this address.
     #[must_use]
-    pub fn with_storage(mut self, mounted: PathBuf) -> Self {
-        self.storage = Some(mounted);
+    pub fn with_storage(mut self, mounted: PathBuf, server: Ipv4Addr) -> Self {
+        self.storage = Some((mounted, server));
         self
     }
 
@@ -65,36 +74,55 @@ impl Fence {
     /// # Errors
     /// The kernel refused.
     pub fn kill(&self) -> Result<(), RuntimeError> {
+        self.leave_storage();
         let path = self.stop_tree().join("cgroup.kill");
         match fs::write(&path, "1") {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => other.map_err(RuntimeError::io("write", path))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(RuntimeError::io("write", path)),
         }
-        if !self.has_processes() {
-            self.leave_storage();
-        }
-        Ok(())
     }
 
     fn leave_storage(&self) {
-        let Some(mounted) = self.storage.clone().filter(|at| is_mounted(at)) else { return };
-        if self.leaving.fetch_add(1, Ordering::SeqCst) >= LEAVING {
-            self.leaving.fetch_sub(1, Ordering::SeqCst);
+        let Some((mounted, server)) = self.storage.clone().filter(|(at, _)| is_mounted(at)) else { return };
+        if self.leaving.swap(true, Ordering::SeqCst) {
             return;
         }
-        let leaving = self.leaving.clone();
+        let fence = self.clone();
         std::thread::spawn(move || {
-            if let Err(error) = abandon(&mounted) {
-                // It is tried again for as long as it is mounted.
-                tracing::debug!(%error, "the storage module is still mounted");
+            fence.route(server, true);
+            while fence.has_processes() {
+                std::thread::sleep(AGAIN);
             }
-            leaving.fetch_sub(1, Ordering::SeqCst);
+            while is_mounted(&mounted) {
+                // Whatever it says, it is tried again for as long as it is mounted.
+                if let Err(error) = abandon(&mounted) {
+                    tracing::debug!(%error, "the storage module is still mounted");
+                }
+                std::thread::sleep(AGAIN);
+            }
+            while connected(server) {
+                std::thread::sleep(AGAIN);
+            }
+            fence.route(server, false);
+            fence.leaving.store(false, Ordering::SeqCst);
         });
+    }
+
+    fn route(&self, server: Ipv4Addr, blocked: bool) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let outcome = match runtime {
+            Ok(runtime) => runtime.block_on(block(server, blocked)),
+            Err(error) => Err(RuntimeError::io("start", "a runtime for netlink")(error)),
+        };
+        if let Err(error) = outcome {
+            tracing::error!(%error, blocked, "cannot change the route to the storage module");
+        }
     }
 
     /// Whether anything is left that must not outlive the lease: a process, or the storage module.
     pub fn populated(&self) -> bool {
-        self.has_processes() || self.storage.as_deref().is_some_and(is_mounted)
+        let storage = || self.storage.as_ref().is_some_and(|(at, _)| is_mounted(at));
+        self.has_processes() || self.leaving.load(Ordering::SeqCst) || storage()
     }
 
     fn has_processes(&self) -> bool {

@@ -18,7 +18,7 @@ mod quota;
 mod shelf;
 
 pub use nfs::Storage;
-pub(crate) use nfs::{abandon, is_mounted};
+pub(crate) use nfs::{abandon, connected, is_mounted};
 
 use crate::RuntimeError;
 use model::{Attachment, Bytes, Class, Desired, InstanceId, VolumeKey};
@@ -153,6 +153,10 @@ impl Volumes {
             let reason = "the module has no [storage] in its spacecloud.toml".to_owned();
             return Err(RuntimeError::Volume { volume: key.name.to_string(), reason });
         };
+        // Said at once, and not after the whole limit: others wait for their turn to start.
+        if let Some(reason) = storage.fault().await {
+            return Err(RuntimeError::Volume { volume: key.name.to_string(), reason });
+        }
         let turn = tokio::time::timeout(storage.limit, self.turn.clone().lock_owned()).await;
         let turn = turn.map_err(|_| slow(key, storage.limit))?;
         let (mounted, target) = (storage.clone(), shelf.root().to_owned());

@@ -6,7 +6,7 @@
 
 use super::instances::Instances;
 use crate::chain;
-use model::{Attachment, Bytes, VolumeKey, VolumeReport, VolumeSeen};
+use model::{Attachment, Bytes, Class, VolumeKey, VolumeReport, VolumeSeen};
 use runtime::Volumes;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,6 +19,8 @@ use tokio::sync::Notify;
 const LOOK: Duration = Duration::from_secs(2);
 /// A look may take this part of the time.
 const REST: u32 = 10;
+/// And no longer than this until the next.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// What the session shares with the task.
 #[derive(Debug)]
@@ -72,14 +74,14 @@ impl VolumeWatch {
             for key in doomed {
                 seen.push(self.erase(key, &mut erased).await);
             }
-            seen.extend(self.measure(&instances).await);
+            seen.extend(self.measure(&instances, storage.is_empty()).await);
             let report = VolumeReport { storage, volumes: seen };
             let changed = std::mem::replace(&mut *lock(&self.report), report.clone()) != report;
             if changed {
                 instances.changed.notify_one();
             }
             tokio::select! {
-                () = tokio::time::sleep(LOOK.max(began.elapsed() * REST)) => {}
+                () = tokio::time::sleep((began.elapsed() * REST).clamp(LOOK, LONGEST)) => {}
                 () = self.ordered.notified() => {}
             }
         }
@@ -100,12 +102,14 @@ impl VolumeWatch {
         VolumeSeen { erased: message.is_empty(), key, used, quota, message }
     }
 
-    async fn measure(&self, instances: &Arc<Instances>) -> Vec<VolumeSeen> {
+    /// Without the storage module its volumes are left out: looking at them would wait for it.
+    async fn measure(&self, instances: &Arc<Instances>, reached: bool) -> Vec<VolumeSeen> {
         let attached: BTreeMap<VolumeKey, Attachment> =
             instances.attached().into_iter().map(|a| (a.key.clone(), a)).collect();
+        let can_look = |key: &VolumeKey| reached || key.class == Class::Local;
         let mut seen = Vec::new();
         let mut full = BTreeMap::new();
-        for (key, Attachment { size, .. }) in attached {
+        for (key, Attachment { size, .. }) in attached.into_iter().filter(|(key, _)| can_look(key)) {
             let (used, quota, message) = match self.volumes.measure(&key, size).await {
                 Ok(held) => {
                     let over = held.watched.is_some() && held.used > size;

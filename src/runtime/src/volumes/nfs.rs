@@ -21,6 +21,8 @@ pub struct Storage {
     pub limit: Duration,
 }
 
+/// The state of a connection that both ends have done with, in /proc/net/tcp.
+const TIME_WAIT: &str = "06";
 /// NFSv4 needs no other port.
 const PORT: u16 = 2049;
 /// It is there, or it is not: what a TCP handshake over the backplane may take.
@@ -32,9 +34,10 @@ impl Storage {
         format!("{}:{}", self.server, self.export)
     }
 
-    /// Tenths of a second until a request is sent again. The module's header says why hard and sync.
+    /// Tenths of a second until a connection that is not answered is given up for a new one: the kernel waits for
+    /// `timeo` and `retrans` more of it. The module's header says why hard and sync.
     fn options(&self) -> String {
-        format!("vers=4.2,proto=tcp,sec=sys,hard,timeo=50,retrans=2,addr={}", self.server)
+        format!("vers=4.2,proto=tcp,sec=sys,hard,timeo=30,retrans=2,addr={}", self.server)
     }
 
     pub(super) async fn fault(&self) -> Option<String> {
@@ -77,6 +80,17 @@ pub(crate) fn abandon(target: &Path) -> Result<(), RuntimeError> {
 pub(crate) fn is_mounted(target: &Path) -> bool {
     let list = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     list.lines().any(|line| line.split(' ').nth(4).is_some_and(|at| Path::new(at) == target))
+}
+
+/// Whether the module has a connection to the server's port, also one that is closed and has yet to send its last.
+pub(crate) fn connected(server: Ipv4Addr) -> bool {
+    // proc(5): the remote address is the third column, in the byte order of the machine.
+    let remote = format!("{:08X}:{PORT:04X}", u32::from_ne_bytes(server.octets()));
+    let list = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    list.lines().any(|line| {
+        let mut columns = line.split_whitespace().skip(2);
+        columns.next() == Some(remote.as_str()) && columns.next() != Some(TIME_WAIT)
+    })
 }
 
 /// The device of the file system that a directory is on, and its type.
