@@ -2,6 +2,7 @@
 //! The chassis test and the demo run this same code.
 
 pub(crate) mod lives;
+mod storage;
 
 use crate::{
     BackplaneKind, Chassis, Limit, SimError, Times,
@@ -84,6 +85,9 @@ pub fn provision(plan: &mut crate::Plan) -> Result<Papers, SimError> {
         let mut provision = papers.for_module(slot, &configuration, registries.as_ref())?;
         if let Some(map) = slot.slot_map() {
             provision = provision.file("/etc/spacecloud/spacecloud.toml.d/20-accelerators.toml", 0o644, map);
+        }
+        if let Some(storage) = plan.chassis.storage() {
+            provision = storage::provide(provision, slot, storage, plan.backplane)?;
         }
         plan.identities.insert(slot.number, provision);
     }

@@ -110,7 +110,11 @@ impl Cluster {
     async fn apply(&self, text: &str) -> Result<v1::Done, tonic::Status> {
         let apps = AppFile::parse("test", text).unwrap().apps;
         let specs_json = apps.iter().map(|a| serde_json::to_string(a).unwrap()).collect();
-        self.client().await.apply(v1::ApplyRequest { specs_json }).await.map(tonic::Response::into_inner)
+        self.client()
+            .await
+            .apply(v1::ApplyRequest { specs_json, ..Default::default() })
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     fn counts(&self) -> Vec<usize> {

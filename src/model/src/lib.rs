@@ -36,6 +36,7 @@ mod service;
 mod task;
 mod timing;
 mod update;
+mod volume;
 mod weighing;
 
 pub use accelerator::{Accelerator, AcceleratorShare, Binding};
@@ -58,4 +59,7 @@ pub use service::{Endpoint, Policy, Service, ServicePort, ServiceSpec, ServiceTa
 pub use task::{Moment, Plan, PlanState, Reservation, minute, utc};
 pub use timing::{Now, Timing};
 pub use update::Update;
+pub use volume::{
+    Access, Attachment, Class, Mount, Volume, VolumeKey, VolumeReport, VolumeSeen, VolumeSpec, VolumeState,
+};
 pub use weighing::{ByResource, ByScore, Decimal};

@@ -62,6 +62,9 @@ pub struct Module {
     pub capacity: Capacity,
     /// For placement.
     pub labels: BTreeMap<String, String>,
+    /// The storage module that it can mount volumes from, as SERVER:EXPORT; empty when it is told of none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub storage: String,
     /// Kernel release, for people.
     pub kernel: String,
     /// An operator wants no new instances here.

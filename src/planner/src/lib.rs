@@ -41,6 +41,7 @@ mod tasks;
 #[cfg(test)]
 mod testing;
 mod usage;
+mod volumes;
 mod weighing;
 mod window;
 

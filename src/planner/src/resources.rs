@@ -3,7 +3,7 @@
 use crate::{
     Refusal,
     core::{Core, Reply},
-    usage::{Except, Hold, Usage, Window},
+    usage::{Except, Hold, Window},
 };
 use model::{
     Availability, InstanceId, Liveness, Milli, Module, Name, Record, RecordKind, ResourceName, ResourceState,
@@ -47,7 +47,7 @@ impl Core {
         let holds = self.holds(Except::default());
         let there: Vec<&Hold<'_>> = holds.iter().filter(|h| h.module == &module.name).collect();
         let now = Window { from: self.now.wall, until: self.now.wall.saturating_add(1) };
-        let usage = Usage::of(&there, now);
+        let usage = self.usage_on(&module.name, &there, now);
         let holders = |takes: &dyn Fn(&model::Instance) -> bool| -> Vec<InstanceId> {
             let placed = self.instances.values().filter(|i| i.module.as_ref() == Some(&module.name));
             placed.filter(|i| takes(i)).map(|i| i.id.clone()).collect()

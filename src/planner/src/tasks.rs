@@ -164,6 +164,7 @@ impl Core {
             cause: "its reservation could not be kept",
             code: spec.code(1),
             except: Except { reservations: &own, instances: &own, instance: None },
+            own: None,
             extra: &[],
             prefer: None,
         };

@@ -43,6 +43,7 @@ impl Core {
                 cause: "plan",
                 code: spec.code(1),
                 except: Except { reservations: &names, instances: &names, instance: None },
+                own: running.map(|i| &i.id),
                 extra: &extra,
                 prefer: place.map(|(module, binding)| (module, binding, "where it runs already")),
             };

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 mod moves;
+mod volumes;
 
 fn accelerator(number: u32) -> Accelerator {
     let pcie_slot = (number + 5).to_string();
@@ -31,6 +32,7 @@ fn module(slot: u16) -> Module {
             accelerators: (0..3).map(accelerator).collect(),
         },
         labels: BTreeMap::new(),
+        storage: "10.44.0.9:/volumes".to_owned(),
         kernel: String::new(),
         cordoned: false,
         draining: false,
@@ -221,7 +223,8 @@ impl World {
             })
             .collect();
         if agent.connected {
-            let report = AgentReport { taken: agent.taken, observed, routed: agent.routed };
+            let volumes = Default::default();
+            let report = AgentReport { taken: agent.taken, observed, routed: agent.routed, volumes };
             self.step(Event::Heartbeat(name.clone(), report)).unwrap();
         } else {
             agent.connected = true;
@@ -251,6 +254,7 @@ impl World {
     /// The invariants.
     fn check(&self) {
         self.check_numbers();
+        self.check_volumes();
         let mut seen: BTreeMap<String, Vec<InstanceId>> = BTreeMap::new();
         for agent in self.agents.values() {
             for id in agent.running.keys() {

@@ -21,6 +21,7 @@ mod routes;
 mod services;
 mod slots;
 mod spec;
+mod volumes;
 
 pub use accelerator::{AcceleratorSlot, Accelerators, Node};
 pub use capacity::measure;
@@ -31,6 +32,7 @@ pub use network::{BRIDGE, Network};
 pub use routes::{set_bridge, set_routes};
 pub use services::Services;
 pub use slots::{Booted, BundleFacts, Hundredths, Rauc, SlotError, Slots};
+pub use volumes::{Held, Storage, Volumes};
 
 use async_trait::async_trait;
 use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};

@@ -7,7 +7,7 @@ use super::{
     probe::Target,
 };
 use crate::{chain, wall_clock};
-use model::{Binding, Desired, InstanceId, Kind, Observed, OnDisconnect, Phase, Span};
+use model::{Attachment, Binding, Desired, InstanceId, Kind, Observed, OnDisconnect, Phase, Span, VolumeKey};
 use planner::Lease;
 use runtime::{Fence, Found, Runtime, RuntimeError, boot_clock};
 use std::{
@@ -55,6 +55,8 @@ pub(super) struct Instances {
     pub(super) changed: Notify,
     /// How often something was stopped because the lease had run out.
     fenced: AtomicU64,
+    /// Volumes that hold more than they may, and how much.
+    pub(super) full: watch::Sender<BTreeMap<VolumeKey, String>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -72,7 +74,13 @@ impl Instances {
             gate: Gate::new(),
             changed: Notify::new(),
             fenced: AtomicU64::new(0),
+            full: watch::Sender::default(),
         })
+    }
+
+    /// The volumes of everything that is here.
+    pub(super) fn attached(&self) -> Vec<Attachment> {
+        lock(&self.state).handles.values().flat_map(|h| h.desired.borrow().volumes.clone()).collect()
     }
 
     pub(super) fn lease_holds(&self) -> bool {
@@ -241,6 +249,22 @@ impl Instances {
     }
 }
 
+fn full(full: &BTreeMap<VolumeKey, String>, desired: &Desired) -> Option<String> {
+    desired.volumes.iter().find_map(|v| full.get(&v.key).cloned())
+}
+
+/// Waits until a volume of the instance holds more than it may; answers which.
+async fn overflows(mut all: watch::Receiver<BTreeMap<VolumeKey, String>>, desired: Desired) -> String {
+    loop {
+        if let Some(words) = full(&all.borrow_and_update(), &desired) {
+            return format!("{UNHEALTHY}{words}");
+        }
+        if all.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
 /// One instance from its start to its removal.
 struct Life {
     all: Arc<Instances>,
@@ -304,6 +328,9 @@ impl Life {
             return Err(RuntimeError::Fenced);
         }
         self.all.refuse_beyond(&self.desired)?;
+        if let Some(words) = full(&self.all.full.borrow(), &self.desired) {
+            return Err(RuntimeError::VolumeFull { words });
+        }
         let address = self.all.runtime.start(&self.desired).await?;
         tracing::info!(instance = %self.desired.id, %address, "started");
         Ok((address, wall_clock()))
@@ -350,8 +377,10 @@ impl Life {
         };
         let growing = outgrown(self.changes.clone(), runtime.clone(), id.clone());
         let mut stopped = self.stopped.clone();
+        let overflowing = overflows(self.all.full.subscribe(), self.desired.clone());
         let message = tokio::select! {
             message = ended => message,
+            message = overflowing => Some(message),
             message = probing => Some(message),
             why = growing => Some(format!("{STOPPED}{why}")),
             () = changing => return None,

@@ -2,11 +2,12 @@
 
 use super::{
     describe, instances::Instances, joining, logs, prefetch::Prefetch, services::Services, update::Updates,
+    volumes::VolumeWatch,
 };
 use crate::config::Config;
 use anyhow::{Context, bail};
 use api::{
-    from_desired, from_services, to_observed, to_root,
+    from_desired, from_erase, from_services, to_observed, to_root, to_volumes,
     v1::{self, FromAgent, Heartbeat, Hello, agents_client::AgentsClient, from_agent, to_agent},
 };
 use model::{Name, Timing};
@@ -27,6 +28,7 @@ pub(super) struct Parts<'a> {
     pub(super) services: &'a Services,
     pub(super) prefetch: &'a Prefetch,
     pub(super) updates: &'a Arc<Updates>,
+    pub(super) volumes: &'a VolumeWatch,
 }
 
 struct Session<'a> {
@@ -136,7 +138,8 @@ impl Session<'_> {
         self.sequence += 1;
         let observed = self.parts.instances.observed().iter().map(to_observed).collect();
         let (sequence, taken, routed) = (self.sequence, self.taken, self.parts.services.routed());
-        let beat = Heartbeat { sequence, taken, observed, routed };
+        let volumes_json = to_volumes(&self.parts.volumes.report())?;
+        let beat = Heartbeat { sequence, taken, observed, routed, volumes_json };
         // The time before sending: the lease may never be longer than the server believes.
         self.sent.push_back((self.sequence, boot_clock()));
         while self.sent.len() > WINDOW {
@@ -162,6 +165,7 @@ impl Session<'_> {
                 self.parts.instances.order(desired);
                 self.parts.services.order(order.number, services);
                 self.parts.prefetch.order(&order.images);
+                self.parts.volumes.order(from_erase(&order.erase_json)?);
                 self.taken = order.number;
                 self.heartbeat()?;
             }
