@@ -25,7 +25,8 @@ fn chassis() -> Serving {
         s.modules = vec![slotted(1), slotted(2), slotted(3)];
         s.modules[0].server = true;
         s.apps = vec![app("cam")];
-        s.instances = vec![instance("cam-1-1", "module-2", "ready"), instance("cam-2-2", "module-3", "ready")];
+        s.instances =
+            vec![instance("cam-1-1", "module-2", "ready"), instance("cam-2-2", "module-3", "ready")];
     });
     bundle(&serving, "board");
     serving
