@@ -68,7 +68,7 @@ impl Updates {
             let (slot, compatible) = (booted.slot.clone(), booted.compatible.clone());
             let root = RootSlot { slot, version, proven: false, compatible, update: None };
             updates.lock().root = Some(root);
-            updates.judge();
+            updates.judge().await;
             let watch = updates.clone();
             tokio::spawn(async move { watch.trial().await });
         }
@@ -92,33 +92,37 @@ impl Updates {
 
     /// Until the slot that runs has proven good.
     async fn trial(&self) {
-        while !self.judge() {
+        while !self.judge().await {
             tokio::time::sleep(LOOK).await;
         }
     }
 
     /// Looks what has become of the slot and of the update that is kept. Answers whether the slot has proven good.
-    fn judge(&self) -> bool {
+    async fn judge(&self) -> bool {
         let Some(booted) = &self.booted else { return true };
-        let proven = self.slots.proven();
-        let mut state = self.lock();
-        let busy = state.busy;
-        let Some(root) = state.root.as_mut() else { return true };
-        let before = root.clone();
-        root.proven = proven;
-        if !busy && let Some(kept) = self.kept() {
-            let now = kept.judge(&booted.slot, &booted.boot, proven);
-            if now != kept.update {
-                self.keep(&now, &kept.target);
+        let (proven, kept) = (self.slots.proven(), self.kept());
+        let judged = kept.map(|kept| (kept.judge(&booted.slot, &booted.boot, proven), kept));
+        {
+            let mut state = self.lock();
+            // A task that is at it knows better.
+            let judged = judged.as_ref().filter(|_| !state.busy).map(|(now, _)| now.clone());
+            let Some(root) = state.root.as_mut() else { return true };
+            let before = root.clone();
+            root.proven = proven;
+            if judged.is_some() {
+                root.update = judged;
             }
+            if *root == before {
+                return proven;
+            }
+        }
+        self.changed.notify_one();
+        if let Some((now, kept)) = judged.filter(|(now, kept)| *now != kept.update) {
+            self.keep(&now, &kept.target).await;
             if now.phase == UpdatePhase::Done {
                 // It is in the slot now.
                 let _ = Bundle::new(&now.bundle, 0).map(|bundle| self.shelf.remove(&bundle));
             }
-            root.update = Some(now);
-        }
-        if *root != before {
-            self.changed.notify_one();
         }
         proven
     }
@@ -132,24 +136,28 @@ impl Updates {
         serde_json::from_str(&text).inspect_err(|error| tracing::warn!(%error, "update/state.json")).ok()
     }
 
-    fn keep(&self, update: &SlotUpdate, target: &str) {
+    /// Beside the threads that heartbeats need: a medium may take its time.
+    async fn keep(&self, update: &SlotUpdate, target: &str) {
         let boot = self.booted.as_ref().map(|b| b.boot.clone()).unwrap_or_default();
         let kept = KeptUpdate { update: update.clone(), boot, target: target.to_owned() };
-        let written = serde_json::to_string(&kept)
-            .map_err(anyhow::Error::from)
-            .and_then(|text| Ok(write_whole(&self.file(), 0o600, &text)?));
-        if let Err(error) = written {
+        let file = self.file();
+        let write = move || {
+            serde_json::to_string(&kept)
+                .map_err(anyhow::Error::from)
+                .and_then(|text| Ok(write_whole(&file, 0o600, &text)?))
+        };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
             tracing::warn!(error = %chain(error.as_ref()), "the update's state is not kept over a restart");
         }
     }
 
     /// A step of an update: kept, and told to the server.
-    fn set(&self, update: SlotUpdate) {
+    async fn set(&self, update: SlotUpdate) {
         let target = match self.booted.as_ref().map(|b| b.slot.as_str()) {
             Some("a") => "b",
             _ => "a",
         };
-        self.keep(&update, target);
+        self.keep(&update, target).await;
         tracing::info!(phase = %update.phase, version = %update.version, message = %update.message, "update");
         let mut state = self.lock();
         state.progress = (0, 0);
@@ -182,7 +190,7 @@ impl Updates {
             if let Err(error) = outcome {
                 update.phase = UpdatePhase::Failed;
                 update.message = chain(error.as_ref());
-                updates.set(update);
+                updates.set(update).await;
             }
             updates.lock().busy = false;
         });
@@ -201,7 +209,7 @@ impl Updates {
             update.version = self.root().and_then(|root| root.update).map(|u| u.version).unwrap_or_default();
             return self.install(&bundle, update, instances).await;
         }
-        self.set(update.clone());
+        self.set(update.clone()).await;
         self.fetch(&bundle).await?;
         let facts = self.slots.inspect(&self.shelf.whole(&bundle)).await?;
         let own = self.booted.as_ref().map(|b| b.compatible.as_str()).unwrap_or_default();
@@ -210,7 +218,7 @@ impl Updates {
         }
         update.version = facts.version;
         update.phase = UpdatePhase::Checked;
-        self.set(update.clone());
+        self.set(update.clone()).await;
         Ok(())
     }
 
@@ -228,11 +236,11 @@ impl Updates {
             bail!("{left} instances still run here; drain the module first");
         }
         update.phase = UpdatePhase::Installing;
-        self.set(update.clone());
+        self.set(update.clone()).await;
         let told = |hundredths: u8| self.progress(hundredths.into(), 100);
         self.slots.install(&self.shelf.whole(bundle), &told).await?;
         update.phase = UpdatePhase::Rebooting;
-        self.set(update.clone());
+        self.set(update.clone()).await;
         tokio::time::sleep(LAST_WORDS).await;
         self.slots.reboot().await?;
         Ok(())
