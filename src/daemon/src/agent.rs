@@ -12,15 +12,17 @@ mod probe;
 mod resolver;
 mod services;
 mod session;
+mod update;
 
 use crate::{chain, config::Config};
 use anyhow::Context;
 use instances::Instances;
 use model::{Module, Subnet};
 use prefetch::Prefetch;
-use runtime::{BRIDGE, Containerd, Engine, Network, Runtime, set_bridge};
+use runtime::{BRIDGE, Containerd, Engine, Network, Rauc, Runtime, Slots, set_bridge};
 use services::Services;
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
+use update::Updates;
 
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_CONTAINERD: Duration = Duration::from_millis(500);
@@ -47,6 +49,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// # Errors
 /// The configuration names no slot.
 pub async fn run_on(config: Config, runtime: Arc<dyn Runtime>) -> anyhow::Result<()> {
+    run_with(config, runtime, Arc::new(Rauc::new(Path::new("/")))).await
+}
+
+/// The same with root slots of the caller's choice.
+///
+/// # Errors
+/// The configuration names no slot.
+pub async fn run_with(
+    config: Config,
+    runtime: Arc<dyn Runtime>,
+    slots: Arc<dyn Slots>,
+) -> anyhow::Result<()> {
     let module = config.module()?;
     config.accelerators().prepare();
     let instances = Instances::new(runtime, config.fence(), config.timing.lease);
@@ -64,9 +78,12 @@ pub async fn run_on(config: Config, runtime: Arc<dyn Runtime>) -> anyhow::Result
         }
         tokio::time::sleep(RETRY_CONTAINERD).await;
     }
+    let updates = Updates::start(slots, &config).await;
+    let parts =
+        session::Parts { instances: &instances, services: &services, prefetch: &prefetch, updates: &updates };
     let mut last = String::new();
     loop {
-        let Err(error) = session::run(&config, &module, &instances, &services, &prefetch).await else {
+        let Err(error) = session::run(&config, &module, parts).await else {
             continue;
         };
         let error = format!("{error:#}").replace('\n', " ");
@@ -91,6 +108,7 @@ async fn connect(config: &Config, module: &model::Name, pods: Subnet) -> Arc<dyn
         let agent = &config.agent;
         let engine = Engine {
             registry: agent.registry.clone(),
+            mirrors: agent.mirrors.clone(),
             oci_runtime: agent.oci_runtime.clone(),
             accelerators: config.accelerators(),
         };
@@ -109,7 +127,7 @@ async fn connect(config: &Config, module: &model::Name, pods: Subnet) -> Arc<dyn
 }
 
 /// What this module tells of itself.
-fn describe(config: &Config) -> anyhow::Result<Module> {
+fn describe(config: &Config, root: Option<model::RootSlot>) -> anyhow::Result<Module> {
     let slot = config.slot()?;
     let fill = |text: &str| text.replace("{slot}", &slot.to_string());
     let kernel =
@@ -124,5 +142,7 @@ fn describe(config: &Config) -> anyhow::Result<Module> {
         kernel,
         cordoned: false,
         draining: false,
+        server: config.roles().0,
+        root,
     })
 }

@@ -35,6 +35,7 @@ mod resize;
 mod resources;
 mod rollout;
 mod service;
+mod slots;
 mod strategies;
 mod tasks;
 #[cfg(test)]

@@ -67,6 +67,31 @@ pub enum Refusal {
     /// It is not lost.
     #[error("{0} is still heard; take its power away, or drain it, before it is forgotten")]
     StillThere(Name),
+    /// It is not there to be updated.
+    #[error("{0} is not ready; `spacectl get modules` says how it is")]
+    NotReady(Name),
+    /// It has one root only.
+    #[error(
+        "{0} was not started from a root slot, so it has no other one to write; flash its disk (docs/building.md)"
+    )]
+    NoSlots(Name),
+    /// An update is not over yet.
+    #[error("{0} is being updated; wait for its end, which `spacectl get events` says")]
+    UpdateUnderWay(Name),
+    /// It does not have the bundle.
+    #[error("{0} has not checked this bundle; let it fetch the bundle first, as `spacectl update` does")]
+    NotChecked(Name),
+    /// It would be used again at once.
+    #[error("{0} is not drained; drain it first, as `spacectl update` does")]
+    NotDrained(Name),
+    /// Something runs there.
+    #[error("{module} still has {instance}; drain it first, as `spacectl update` does")]
+    NotEmpty {
+        /// Where.
+        module: Name,
+        /// What.
+        instance: String,
+    },
     /// Plans that cannot be kept.
     #[error("{}", .0.join("; "))]
     Conflict(Vec<String>),
@@ -113,6 +138,7 @@ impl Core {
             }
             Request::Resize(name, amounts) => self.resize(&name, amounts),
             Request::Forget(module) => self.forget_module(&module),
+            Request::Update { module, bundle, install } => self.update_module(&module, &bundle, install),
         }
     }
 

@@ -15,8 +15,11 @@ mod fence;
 mod image;
 mod logs;
 mod network;
+mod pull;
+mod registries;
 mod routes;
 mod services;
+mod slots;
 mod spec;
 
 pub use accelerator::{AcceleratorSlot, Accelerators, Node};
@@ -27,6 +30,7 @@ pub use fence::{Fence, boot_clock};
 pub use network::{BRIDGE, Network};
 pub use routes::{set_bridge, set_routes};
 pub use services::Services;
+pub use slots::{Booted, BundleFacts, Hundredths, Rauc, SlotError, Slots};
 
 use async_trait::async_trait;
 use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};

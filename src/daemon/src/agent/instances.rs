@@ -12,7 +12,10 @@ use planner::Lease;
 use runtime::{Fence, Found, Runtime, RuntimeError, boot_clock};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{Notify, watch};
@@ -50,6 +53,8 @@ pub(super) struct Instances {
     gate: Gate,
     /// Something that the server wants to know has changed.
     pub(super) changed: Notify,
+    /// How often something was stopped because the lease had run out.
+    fenced: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -66,6 +71,7 @@ impl Instances {
             state: Mutex::default(),
             gate: Gate::new(),
             changed: Notify::new(),
+            fenced: AtomicU64::new(0),
         })
     }
 
@@ -109,6 +115,8 @@ impl Instances {
         if let Err(error) = self.fence.kill() {
             tracing::error!(error = %chain(&error), "cannot fence");
         }
+        self.fenced.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_one();
         for id in doomed {
             state.wanted.remove(&id);
             if let Some(handle) = state.handles.get(&id)
@@ -117,6 +125,12 @@ impl Instances {
                 tracing::warn!(instance = %id, "the lease ran out: stopped");
             }
         }
+    }
+
+    /// Changes whenever something was stopped because the lease had run out. The server may not have noticed: if the
+    /// stall was short, it believes that all goes on, and must be told by a new hello.
+    pub(super) fn fenced(&self) -> u64 {
+        self.fenced.load(Ordering::Relaxed)
     }
 
     /// Waits until nothing is left of what was fenced.
