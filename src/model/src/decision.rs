@@ -199,11 +199,11 @@ mod tests {
     fn of_very_many_modules_those_that_matter_are_kept_and_the_rest_is_counted() {
         let module = |number: usize| format!("module-{number}").parse::<Name>().unwrap();
         let candidate = |number: usize| {
-            let short = number % 3 == 0;
+            let short = number.is_multiple_of(3);
             let failed =
                 |filter: &str| Failed { filter: filter.into(), why: "no".into(), remedy: "yes".into() };
             let mut failures = if short { vec![failed("cpu")] } else { vec![] };
-            failures.extend((number % 6 == 0).then(|| failed("memory")));
+            failures.extend(number.is_multiple_of(6).then(|| failed("memory")));
             let verdict =
                 if short { Verdict::Filtered("cpu: no".into()) } else { Verdict::Score(number as f64) };
             Candidate { module: module(number), verdict, failed: failures, scores: BTreeMap::new() }
