@@ -13,7 +13,14 @@ struct Fleet {
 
 impl Fleet {
     async fn start(modules: u16) -> Self {
-        let cluster = Cluster::start(0).await;
+        let mut cluster = Cluster::start(0).await;
+        // A machine that is busy must not look like a module that is lost.
+        cluster.server.take().unwrap().stop();
+        let token = cluster.server_config.state.join("token");
+        let mut patient = config(cluster.dir.path(), 1, free_port(), free_port(), &token);
+        (patient.timing.lease, patient.timing.suspect) = (model::Span(20_000), model::Span(10_000));
+        cluster.server = Some(server::start(&patient).await.unwrap());
+        cluster.server_config = patient;
         let mut fleet = Self { cluster, slots: BTreeMap::new() };
         for slot in 1..=modules {
             fleet.slots.insert(slot, Arc::default());
