@@ -150,8 +150,12 @@ async fn a_module_is_updated_only_when_it_is_empty_and_says_when_the_new_slot_ha
     fleet.cluster.until("an event says so", told).await;
     // It does not take room for longer than it must.
     let folder = fleet.cluster.dir.path().join(format!("agent-{slot}/update"));
-    let left: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(left, ["state.json"]);
+    let left = || -> Vec<_> { std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect() };
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
+    while left() != ["state.json"] {
+        assert!(tokio::time::Instant::now() < end, "{:?}", left());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
