@@ -34,6 +34,8 @@ use tokio_rustls::TlsAcceptor;
 pub use crate::tls::TlsError;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// What a connection reads at a time. More saves no time worth the memory of many pushes at once.
+const READ_AT_ONCE: usize = 64 << 10;
 const REQUEST_HEAD: Duration = Duration::from_secs(30);
 /// How long requests may still run after SIGTERM.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
@@ -255,7 +257,8 @@ async fn converse(
 ) {
     let peer = origin.address;
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_HEAD);
+    let timer = TokioTimer::new();
+    builder.http1().timer(timer).header_read_timeout(REQUEST_HEAD).max_buf_size(READ_AT_ONCE);
     builder.http2().timer(TokioTimer::new()).adaptive_window(true);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(origin.clone());
