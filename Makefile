@@ -24,6 +24,7 @@ help:
 	@echo "make image         the twin image alone"
 	@echo "make layer-check   the Yocto layer against real metadata (LAYERS=DIR; see docs/building.md)"
 	@echo "make crates        the recipes' crates from Cargo.lock"
+	@echo "make histories     100,000 random histories of the planner (HISTORIES=N: so many)"
 	@echo "make lint          format, clippy, licences and advisories"
 	@echo "make conformance   the registry against the public suite (SUITE=DIR; see docs/registry.md)"
 	@echo "make fuzz          the registry's parsers, SECONDS=30 each"
@@ -84,6 +85,13 @@ layer-check:
 	@[ -n "$(LAYERS)" ] || { echo "make layer-check LAYERS=DIR; what DIR must hold: docs/building.md"; exit 64; }
 	meta-spacecloud/scripts/check-layer "$(LAYERS)"
 
+.PHONY: histories
+HISTORIES ?= 100000
+histories: host
+	@$(SAY) "$(HISTORIES) random histories of each kind: the pool, its constraints, the server's core"
+	PROPTEST_CASES=$(HISTORIES) $(CARGO) test --release --locked -p planner --test pool
+	SPACECLOUD_HISTORIES=$(HISTORIES) $(CARGO) test --release --locked -p planner --lib histories
+
 test-chassis: programs
 	@$(SAY) "three modules in QEMU, and three that are namespaces of this host (which takes root)"
 	$(AS_ROOT) $(CARGO) test --locked -p spacesim --features chassis -- --nocapture --test-threads=1
@@ -110,6 +118,7 @@ conformance:
 SECONDS ?= 30
 fuzz: host
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install -q --locked cargo-fuzz
+	@cp Cargo.lock src/registry/fuzz/   # what is fuzzed is what flies
 	@for target in $$(ls src/registry/fuzz/seeds); do \
 	  $(SAY) "fuzzing $$target for $(SECONDS) s"; \
 	  mkdir -p src/registry/fuzz/corpus/$$target && \

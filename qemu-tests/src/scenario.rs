@@ -2,6 +2,7 @@
 //! The chassis test and the demo run this same code.
 
 pub(crate) mod lives;
+mod storage;
 
 use crate::{
     BackplaneKind, Chassis, Limit, SimError, Times,
@@ -84,6 +85,9 @@ pub fn provision(plan: &mut crate::Plan) -> Result<Papers, SimError> {
         let mut provision = papers.for_module(slot, &configuration, registries.as_ref())?;
         if let Some(map) = slot.slot_map() {
             provision = provision.file("/etc/spacecloud/spacecloud.toml.d/20-accelerators.toml", 0o644, map);
+        }
+        if let Some(storage) = plan.chassis.storage() {
+            provision = storage::provide(provision, slot, storage, plan.backplane)?;
         }
         plan.identities.insert(slot.number, provision);
     }
@@ -322,6 +326,16 @@ impl<'a> Scenario<'a> {
         self.report.memory = most.into_iter().collect();
         Ok(())
     }
+}
+
+/// Replicas of an app that ran twice at the same time, by what the instances themselves have written.
+///
+/// # Errors
+/// A module does not answer.
+pub fn double_runs(chassis: &Chassis, app: &str) -> Result<Vec<String>, SimError> {
+    let same_clock = chassis.backplane() == BackplaneKind::Netns;
+    let of_app = |double: &String| double.strip_prefix(app).is_some_and(|rest| rest.starts_with(['-', '/']));
+    Ok(lives::gaps(chassis, same_clock)?.doubles.into_iter().filter(of_app).collect())
 }
 
 /// Pushes the demo image from the ground, by skopeo, over TLS with the cluster's CA. Answers how long that took.

@@ -65,7 +65,7 @@ fn an_image_is_pulled_from_the_follower_while_the_registrys_module_is_isolated()
     cluster.apply(APP).unwrap();
     let limit = || within(120.s());
     cluster.wait_for("it runs on module-2", limit(), |_| {}, |s| ready_on(s, "module-2")).unwrap();
-    wait_until("modules 1 and 3 have it ahead", limit(), || has_image(&module(1)) && has_image(&module(3)))
+    wait_until("modules 1 and 3 have it ahead", limit(), || has_image(module(1)) && has_image(module(3)))
         .unwrap();
     let blobs = "find /var/lib/space-registry/repositories/demo/web/_tags -type f";
     wait_until("the follower has the image", limit(), || {
@@ -75,7 +75,7 @@ fn an_image_is_pulled_from_the_follower_while_the_registrys_module_is_isolated()
     cluster.drain("module-4", false).unwrap();
     let usable = |s: &Snapshot| s.modules.iter().any(|m| m.name == "module-4" && !m.cordoned);
     cluster.wait_for("module-4 may be used", limit(), |_| {}, usable).unwrap();
-    assert!(!has_image(&module(4)), "this test is about a module that never saw the image");
+    assert!(!has_image(module(4)), "this test is about a module that never saw the image");
 
     module(2).isolate().unwrap();
     let moved = |s: &Snapshot| ready_on(s, "module-4");
@@ -83,5 +83,5 @@ fn an_image_is_pulled_from_the_follower_while_the_registrys_module_is_isolated()
     eprintln!("registry's module isolated to running where the image never was: {:.2} s", took.as_secs_f64());
     let console = module(4).console().unwrap();
     assert!(console.contains("pulled from a registry that follows"), "{console}");
-    assert!(has_image(&module(4)), "it is kept under its own name");
+    assert!(has_image(module(4)), "it is kept under its own name");
 }

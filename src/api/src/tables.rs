@@ -40,6 +40,7 @@ pub fn view_decision(decision: &Decision) -> v1::Decision {
         remedies: decision.remedies(),
         binding: decision.binding.words(),
         policy: decision.policy.clone(),
+        others: decision.others_words(),
     }
 }
 

@@ -57,7 +57,11 @@ fn one(snapshot: &Snapshot, instance: &Instance, look: Look) -> String {
         text += &decision.remedies.iter().map(|line| format!("  {line}\n")).collect::<String>();
     }
     text.push('\n');
-    text + &candidates(decision, look)
+    text += &candidates(decision, look);
+    if !decision.others.is_empty() {
+        text += &format!("Not in the table: {}.\n", decision.others);
+    }
+    text
 }
 
 fn headline(snapshot: &Snapshot, instance: &Instance) -> String {
@@ -168,9 +172,11 @@ mod tests {
                 candidate("module-3", "is lost", 0.0),
             ],
             at: NOW - 61_000,
+            others: "of 40 other modules 40 ruled out by cpu".into(),
             ..Decision::default()
         });
         let text = render(&snapshot(), &[&placed], Look::default());
+        assert!(text.ends_with("\nNot in the table: of 40 other modules 40 ruled out by cpu.\n"), "{text}");
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "cam/1 (cam-1-3) is ready on module-2, started 3min ago.");
         assert_eq!(lines[1], "Decided 1min ago: module-2. Cause: module-3 lost.");

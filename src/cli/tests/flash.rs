@@ -13,9 +13,9 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     process::Stdio,
-    time::{Duration, Instant},
 };
 use tempfile::TempDir;
+use testkit::{noise, wait_for};
 
 const MIB: usize = 1 << 20;
 
@@ -40,31 +40,6 @@ fn done(desk: &Path, words: &[&str]) -> String {
 fn flashed(desk: &Path, image: &str, target: &str, more: &[&str]) -> Value {
     let words: Vec<&str> = ["flash", image, target, "-o", "json"].iter().chain(more).copied().collect();
     serde_json::from_str(&done(desk, &words)).unwrap()
-}
-
-/// Bytes that are neither zeros nor all alike.
-pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut content = Vec::with_capacity(length + 8);
-    while content.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        content.extend_from_slice(&(state | 0x0101_0101_0101_0101).to_le_bytes());
-    }
-    content.truncate(length);
-    content
-}
-
-pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < end, "{what} did not come within a minute");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 #[test]

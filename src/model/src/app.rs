@@ -1,6 +1,6 @@
 use crate::{
-    ByResource, ByScore, Bytes, Cpu, Decimal, Health, ImageRef, Milli, Moment, Name, Policy, ServiceSpec,
-    Span, SpecError, Update,
+    ByResource, ByScore, Bytes, Cpu, Decimal, Health, ImageRef, Milli, Moment, Mount, Name, Policy,
+    ServiceSpec, Span, SpecError, Update, VolumeSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -208,6 +208,9 @@ pub struct AppSpec {
     /// Where it listens.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,
+    /// What it keeps its data in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Mount>,
     /// When it is healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
@@ -234,11 +237,13 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// One app file: one app or task at its top level, or several as `[[app]]` and `[[task]]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One app file: one app, task or volume at its top level, or several as `[[app]]`, `[[task]]` and `[[volume]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AppFile {
     /// The apps in the order of the file.
     pub apps: Vec<AppSpec>,
+    /// The volumes.
+    pub volumes: Vec<VolumeSpec>,
 }
 
 impl AppFile {
@@ -254,23 +259,33 @@ impl AppFile {
             app: Vec<AppSpec>,
             #[serde(default)]
             task: Vec<AppSpec>,
+            #[serde(default)]
+            volume: Vec<VolumeSpec>,
         }
         let syntax = |error: toml::de::Error| SpecError::Syntax {
             file: file.to_owned(),
             reason: one_line(text, &error),
         };
         let table: toml::Table = toml::from_str(text).map_err(syntax)?;
-        let apps = if table.contains_key("app") || table.contains_key("task") {
-            let Several { mut app, task } = toml::from_str::<Several>(text).map_err(syntax)?;
+        let several = ["app", "task", "volume"].iter().any(|kind| table.contains_key(*kind));
+        let read = if several {
+            let Several { mut app, task, volume } = toml::from_str::<Several>(text).map_err(syntax)?;
             app.extend(task.into_iter().map(|task| AppSpec { kind: Kind::Task, ..task }));
-            app
+            Self { apps: app, volumes: volume }
+        } else if table.get("kind").and_then(toml::Value::as_str) == Some("volume") {
+            let volume = crate::volume::parse_one(text).map_err(syntax)?;
+            Self { apps: Vec::new(), volumes: vec![volume] }
         } else {
-            vec![toml::from_str::<AppSpec>(text).map_err(syntax)?]
+            let app = toml::from_str::<AppSpec>(text).map_err(syntax)?;
+            Self { apps: vec![app], volumes: Vec::new() }
         };
-        for app in &apps {
+        for app in &read.apps {
             app.check().map_err(|e| e.in_file(file))?;
         }
-        Ok(Self { apps })
+        for volume in &read.volumes {
+            volume.check().map_err(|e| e.in_file(file))?;
+        }
+        Ok(read)
     }
 }
 
@@ -327,6 +342,7 @@ impl AppSpec {
         self.check_weighing()?;
         self.check_ports()?;
         self.check_health()?;
+        crate::volume::check_mounts(&self.volumes)?;
         self.update.check()?;
         if self.env.keys().any(|key| key.is_empty() || key.contains(['=', '\0'])) {
             return Err(SpecError::value("env", "", "has a name that is empty or holds '='"));

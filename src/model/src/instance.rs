@@ -1,4 +1,4 @@
-use crate::{AppSpec, Binding, Decision, Name, SpecError};
+use crate::{AppSpec, Attachment, Binding, Decision, Name, SpecError};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -145,6 +145,9 @@ pub struct Desired {
     /// The numbered resources that it has.
     #[serde(default, skip_serializing_if = "Binding::is_empty")]
     pub binding: Binding,
+    /// The volumes that it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Attachment>,
 }
 
 /// An instance as the server records it.

@@ -80,7 +80,7 @@ impl Core {
 
     /// Whether `to` would be chosen were it the only other module.
     fn takes(&self, to: &Module, instance: &Instance) -> bool {
-        let decision = self.decide(&instance.spec, instance.module.as_ref(), "rebalance");
+        let decision = self.decide(instance, "rebalance");
         decision.fits(&to.name)
     }
 

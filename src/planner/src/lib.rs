@@ -35,11 +35,13 @@ mod resize;
 mod resources;
 mod rollout;
 mod service;
+mod slots;
 mod strategies;
 mod tasks;
 #[cfg(test)]
 mod testing;
 mod usage;
+mod volumes;
 mod weighing;
 mod window;
 

@@ -157,11 +157,14 @@ impl Core {
     /// comes once more has.
     fn arrivals(&self) -> Vec<&Run> {
         let mut last: BTreeMap<&ReplicaId, &Run> = BTreeMap::new();
-        let runs = self.runs.values().filter_map(|run| {
+        let mut arrived = Vec::new();
+        for run in self.runs.values() {
             let before = last.insert(run.instance.replica(), run);
-            (!before.is_some_and(|before| goes_on(before, run))).then_some(run)
-        });
-        runs.collect()
+            if !before.is_some_and(|before| goes_on(before, run)) {
+                arrived.push(run);
+            }
+        }
+        arrived
     }
 }
 
@@ -299,6 +302,19 @@ mod tests {
         assert_eq!(bench.place("b"), "module-2 0");
         let first = &bench.of("b").decision.candidates[0];
         assert_eq!(first.failed[0].filter, "min_gpu", "{first:?}");
+    }
+
+    #[test]
+    fn what_a_decision_takes_does_not_grow_with_the_cluster() {
+        let bytes = |modules: usize| {
+            let mut bench = Bench::new(&vec![2; modules]);
+            bench
+                .apply(vec![spec("a", "strategy = 'multilevel'\nresources = { gpu = 1, cpu = 1 }")])
+                .unwrap();
+            toml::to_string(&bench.of("a").decision).unwrap().len()
+        };
+        assert!(bytes(32) > 2 * bytes(64), "{} {}", bytes(32), bytes(64));
+        assert!(bytes(96) < bytes(64) + 100, "{} {}", bytes(64), bytes(96));
     }
 
     #[test]

@@ -101,6 +101,7 @@ impl Core {
                 .map(|kept| (&kept.module, &kept.binding, "reserved ahead, and free already")),
         });
         let Some(module) = decision.chosen.clone() else { return };
+        let decision = decision.shortened();
         let text = format!("what it comes after is over: from {} to {} on {module}", utc(now), utc(until));
         self.event(Severity::Normal, task, "BroughtForward", text);
         let reservation = Some(Reservation { module, binding: decision.binding.clone() });
@@ -163,10 +164,11 @@ impl Core {
             cause: "its reservation could not be kept",
             code: spec.code(1),
             except: Except { reservations: &own, instances: &own, instance: None },
+            own: None,
             extra: &[],
             prefer: None,
         };
-        let decision = self.decide_on(&ask);
+        let decision = self.decide_on(&ask).shortened();
         let reservation =
             decision.chosen.clone().map(|module| Reservation { module, binding: decision.binding.clone() });
         if reservation == plan.reservation {

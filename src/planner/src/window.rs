@@ -43,10 +43,11 @@ impl Core {
                 cause: "plan",
                 code: spec.code(1),
                 except: Except { reservations: &names, instances: &names, instance: None },
+                own: running.map(|i| &i.id),
                 extra: &extra,
                 prefer: place.map(|(module, binding)| (module, binding, "where it runs already")),
             };
-            let decision = self.decide_on(&ask);
+            let decision = self.decide_on(&ask).shortened();
             if decision.chosen.is_none() && !self.modules.is_empty() {
                 conflicts.push(self.conflict_words(&ask, &decision));
             }
@@ -164,7 +165,8 @@ impl Core {
                 _ => format!("{name}: {first}"),
             }
         });
-        let words: Vec<String> = words.collect();
+        let others = Some(decision.others_words()).filter(|words| !words.is_empty());
+        let words: Vec<String> = words.chain(others).collect();
         format!(
             "task {} ({} to {}) has no room: {}",
             ask.spec.name,

@@ -3,7 +3,10 @@
 mod exec;
 mod update;
 
-use crate::{Accelerators, Found, Network, Runtime, RuntimeError, image::KnownImages, logs::Logs, spec};
+use crate::{
+    Accelerators, Found, Network, Runtime, RuntimeError, Volumes, image::KnownImages, logs::Logs, spec,
+    volumes::VolumeBind,
+};
 use async_trait::async_trait;
 use containerd_client::{
     services::v1::{
@@ -13,7 +16,9 @@ use containerd_client::{
         containers_client::ContainersClient,
         content_client::ContentClient,
         images_client::ImagesClient,
-        snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest, snapshots_client::SnapshotsClient},
+        snapshots::{
+            PrepareSnapshotRequest, RemoveSnapshotRequest, UsageRequest, snapshots_client::SnapshotsClient,
+        },
         tasks_client::TasksClient,
         transfer_client::TransferClient,
     },
@@ -105,6 +110,8 @@ pub struct Engine {
     pub oci_runtime: String,
     /// The module's slot map.
     pub accelerators: Accelerators,
+    /// The module's volumes.
+    pub volumes: Volumes,
 }
 
 impl Containerd {
@@ -131,7 +138,9 @@ impl Containerd {
     async fn create(&self, desired: &Desired) -> Result<String, RuntimeError> {
         let id = desired.id.to_string();
         let image = self.calls.image(desired.spec.image.as_str()).await?;
-        let spec = self.spec(desired, &image.config)?;
+        let owner = spec::user(desired, &image.config)?;
+        let volumes = self.engine.volumes.attach(desired, owner).await?;
+        let spec = self.spec(desired, &image.config, &volumes)?;
         let labels = HashMap::from([("containerd.io/gc.root".to_owned(), timestamp())]);
         let request = PrepareSnapshotRequest {
             snapshotter: SNAPSHOTTER.into(),
@@ -184,12 +193,21 @@ impl Containerd {
         Ok(address)
     }
 
-    fn spec(&self, desired: &Desired, image: &ImageConfiguration) -> Result<Spec, RuntimeError> {
+    fn spec(
+        &self,
+        desired: &Desired,
+        image: &ImageConfiguration,
+        volumes: &[VolumeBind],
+    ) -> Result<Spec, RuntimeError> {
         let resolv_conf = Some(self.network.resolv_conf()).filter(|path| path.exists());
         let netns = self.network.namespace(&desired.id);
         let grants = self.engine.accelerators.grants(&desired.binding)?;
         let (module, resolv_conf) = (self.module.as_str(), resolv_conf.as_deref());
-        spec::build(desired, image, &spec::Place { netns: &netns, module, grants: &grants, resolv_conf })
+        spec::build(
+            desired,
+            image,
+            &spec::Place { netns: &netns, module, grants: &grants, resolv_conf, volumes },
+        )
     }
 
     fn shim_options(&self) -> prost_types::Any {
@@ -220,6 +238,7 @@ impl Containerd {
             self.calls.request(RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: name });
         gone_is_fine(self.calls.snapshots().remove(request).await)
             .map_err(RuntimeError::call("remove the file system of", id))?;
+        self.engine.volumes.detach(id).await;
         detached
     }
 
@@ -291,6 +310,14 @@ impl Runtime for Containerd {
         self.network.services().set(table).await
     }
 
+    async fn disk(&self, id: &InstanceId) -> Result<u64, RuntimeError> {
+        let key = id.to_string();
+        let request = self.calls.request(UsageRequest { snapshotter: SNAPSHOTTER.into(), key });
+        let usage = self.calls.snapshots().usage(request).await;
+        let size = usage.map_err(RuntimeError::call("measure the file system of", id))?.into_inner().size;
+        Ok(u64::try_from(size).unwrap_or(0))
+    }
+
     async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
         self.network.services().connections(endpoints).await
     }
@@ -311,6 +338,7 @@ impl Runtime for Containerd {
                 Err(status) if status.code() == Code::NotFound => false,
                 Err(status) => return Err(RuntimeError::call("look up", &container.id)(status)),
             };
+            self.engine.volumes.adopt(&desired);
             let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
             found.push(Found {
                 desired,

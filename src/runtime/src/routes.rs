@@ -1,7 +1,7 @@
 use crate::RuntimeError;
 use futures_util::TryStreamExt;
 use model::Subnet;
-use rtnetlink::{LinkBridge, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{LinkBridge, LinkUnspec, RouteMessageBuilder, packet_route::route::RouteType};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Routes every (subnet, module address) over the backplane; setting one again changes nothing.
@@ -47,6 +47,31 @@ pub(crate) async fn set_service_route(range: Subnet, address: Option<Ipv4Addr>) 
     let answer = handle.route().add(route.build()).replace().execute().await;
     connection.abort();
     answer.map_err(|source| RuntimeError::Route { subnet: range.to_string(), source })
+}
+
+/// Lets nothing more go to an address, or lets it go again; either may be so already. What a connection that is closed
+/// still has to send does not leave the module either.
+///
+/// # Errors
+/// The kernel refuses.
+pub(crate) async fn block(address: Ipv4Addr, blocked: bool) -> Result<(), RuntimeError> {
+    let (connection, handle, _) =
+        rtnetlink::new_connection().map_err(RuntimeError::io("open", "the kernel's netlink socket"))?;
+    let connection = tokio::spawn(connection);
+    let route = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(address, 32)
+        .kind(RouteType::Unreachable)
+        .build();
+    let answer = if blocked {
+        handle.route().add(route).replace().execute().await
+    } else {
+        handle.route().del(route).execute().await
+    };
+    connection.abort();
+    match answer {
+        Err(rtnetlink::Error::NetlinkError(e)) if !blocked && e.raw_code() == -nix::libc::ESRCH => Ok(()),
+        other => other.map_err(|source| RuntimeError::Route { subnet: format!("{address}/32"), source }),
+    }
 }
 
 /// Makes the bridge that instances hang on, with its address, so that it is there before the first of them.
