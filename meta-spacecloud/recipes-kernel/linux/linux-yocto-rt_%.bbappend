@@ -3,7 +3,7 @@
 # legacy-tables is left out: kernels from 6.17 on do not offer the tables of iptables-legacy with PREEMPT_RT.
 SPACECLOUD_KERNEL_FEATURES ?= "\
     realtime init containers docker-bridge cni-services checkpoint-restore verity flight hardening virtio nvme \
-    watchdog-edac uefi-pcie nfs \
+    watchdog-edac uefi-pcie accelerators nfs \
 "
 SPACECLOUD_KERNEL_FEATURES:append:x86-64 = " x86-64"
 SPACECLOUD_KERNEL_FEATURES:append:aarch64 = " arm64"

@@ -1,7 +1,9 @@
 use crate::tables::view_decision;
 use crate::v1;
 use crate::volumes::{from_json, to_json};
-use model::{App, Desired, Event, Instance, Liveness, Module, Observed, Phase, ServiceTable, SpecError};
+use model::{
+    App, Desired, Event, Instance, Liveness, Module, Observed, Phase, RootSlot, ServiceTable, SpecError,
+};
 use thiserror::Error;
 
 /// A message of the other side makes no sense.
@@ -136,8 +138,48 @@ pub fn view_module(module: &Module, liveness: Liveness, cpu: u64, memory: u64, i
         memory_asked: memory,
         instances: u32::try_from(instances).unwrap_or(u32::MAX),
         labels: module.labels.clone().into_iter().collect(),
+        server: module.server,
+        root: module.root.as_ref().map(view_root),
         storage: module.storage.clone(),
     }
+}
+
+/// For people: a root slot and the update that is under way. How far its phase is only the shell knows.
+fn view_root(root: &RootSlot) -> v1::RootSlot {
+    let update = root.update.as_ref().map(|update| v1::SlotUpdate {
+        attempt: update.attempt.clone(),
+        bundle: update.bundle.clone(),
+        version: update.version.clone(),
+        phase: update.phase.to_string(),
+        message: update.message.clone(),
+        done: 0,
+        total: 0,
+    });
+    v1::RootSlot {
+        slot: root.slot.clone(),
+        version: root.version.clone(),
+        proven: root.proven,
+        compatible: root.compatible.clone(),
+        update,
+    }
+}
+
+/// For the server, after each change of it.
+///
+/// # Errors
+/// Never in practice.
+pub fn to_root(root: &RootSlot, (done, total): (u64, u64)) -> Result<v1::RootState, BadMessage> {
+    let root_json =
+        serde_json::to_string(root).map_err(|source| BadMessage::Json { field: "root_json", source })?;
+    Ok(v1::RootState { root_json, done, total })
+}
+
+/// From an agent.
+///
+/// # Errors
+/// Bad JSON.
+pub fn from_root(state: &v1::RootState) -> Result<RootSlot, BadMessage> {
+    serde_json::from_str(&state.root_json).map_err(|source| BadMessage::Json { field: "root_json", source })
 }
 
 /// For people: an app, with how many of its instances are ready.

@@ -15,8 +15,8 @@ mod tables;
 mod volumes;
 
 pub use convert::{
-    BadMessage, from_desired, from_observed, from_services, to_desired, to_observed, to_services, view_app,
-    view_event, view_instance, view_module,
+    BadMessage, from_desired, from_observed, from_root, from_services, to_desired, to_observed, to_root,
+    to_services, view_app, view_event, view_instance, view_module,
 };
 
 pub use tables::{view_decision, view_resource, view_run, view_success, view_task};

@@ -149,6 +149,8 @@ pub(crate) enum Verb {
     },
     /// Write a module's disk image to a disk, a file or a network block device
     Flash(crate::flash::Flash),
+    /// Install a signed bundle in modules' other root slot, one module at a time, and restart them into it
+    Update(crate::update::Update),
     /// Print a completion script: spacectl completions bash > /etc/bash_completion.d/spacectl
     Completions {
         /// For which shell

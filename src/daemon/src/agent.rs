@@ -5,12 +5,14 @@ mod gate;
 mod health;
 mod instances;
 mod joining;
+mod limits;
 mod logs;
 mod prefetch;
 mod probe;
 mod resolver;
 mod services;
 mod session;
+mod update;
 mod volumes;
 
 use crate::{chain, config::Config};
@@ -18,9 +20,10 @@ use anyhow::Context;
 use instances::Instances;
 use model::{Module, Subnet};
 use prefetch::Prefetch;
-use runtime::{BRIDGE, Containerd, Engine, Network, Runtime, Volumes, set_bridge};
+use runtime::{BRIDGE, Containerd, Engine, Network, Rauc, Runtime, Slots, Volumes, set_bridge};
 use services::Services;
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
+use update::Updates;
 use volumes::VolumeWatch;
 
 const RETRY: Duration = Duration::from_millis(50);
@@ -41,7 +44,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     let volumes = config.volumes();
     let runtime = connect(&config, &module, pods, &volumes).await;
-    serve(config, runtime, volumes).await
+    serve(config, runtime, volumes, Arc::new(Rauc::new(Path::new("/")))).await
 }
 
 /// The same on a container engine of the caller's choice.
@@ -50,10 +53,28 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// The configuration names no slot.
 pub async fn run_on(config: Config, runtime: Arc<dyn Runtime>) -> anyhow::Result<()> {
     let volumes = config.volumes();
-    serve(config, runtime, volumes).await
+    serve(config, runtime, volumes, Arc::new(Rauc::new(Path::new("/")))).await
 }
 
-async fn serve(config: Config, runtime: Arc<dyn Runtime>, volumes: Volumes) -> anyhow::Result<()> {
+/// The same with root slots of the caller's choice.
+///
+/// # Errors
+/// The configuration names no slot.
+pub async fn run_with(
+    config: Config,
+    runtime: Arc<dyn Runtime>,
+    slots: Arc<dyn Slots>,
+) -> anyhow::Result<()> {
+    let volumes = config.volumes();
+    serve(config, runtime, volumes, slots).await
+}
+
+async fn serve(
+    config: Config,
+    runtime: Arc<dyn Runtime>,
+    volumes: Volumes,
+    slots: Arc<dyn Slots>,
+) -> anyhow::Result<()> {
     let module = config.module()?;
     config.accelerators().prepare();
     let instances = Instances::new(runtime, config.fence(), config.timing.lease);
@@ -72,10 +93,17 @@ async fn serve(config: Config, runtime: Arc<dyn Runtime>, volumes: Volumes) -> a
         }
         tokio::time::sleep(RETRY_CONTAINERD).await;
     }
+    let updates = Updates::start(slots, &config).await;
+    let parts = session::Parts {
+        instances: &instances,
+        services: &services,
+        prefetch: &prefetch,
+        updates: &updates,
+        volumes: &volumes,
+    };
     let mut last = String::new();
     loop {
-        let Err(error) = session::run(&config, &module, &instances, &services, &prefetch, &volumes).await
-        else {
+        let Err(error) = session::run(&config, &module, parts).await else {
             continue;
         };
         let error = format!("{error:#}").replace('\n', " ");
@@ -100,6 +128,7 @@ async fn connect(config: &Config, module: &model::Name, pods: Subnet, volumes: &
         let agent = &config.agent;
         let engine = Engine {
             registry: agent.registry.clone(),
+            mirrors: agent.mirrors.clone(),
             oci_runtime: agent.oci_runtime.clone(),
             accelerators: config.accelerators(),
             volumes: volumes.clone(),
@@ -119,7 +148,7 @@ async fn connect(config: &Config, module: &model::Name, pods: Subnet, volumes: &
 }
 
 /// What this module tells of itself.
-fn describe(config: &Config) -> anyhow::Result<Module> {
+fn describe(config: &Config, root: Option<model::RootSlot>) -> anyhow::Result<Module> {
     let slot = config.slot()?;
     let fill = |text: &str| text.replace("{slot}", &slot.to_string());
     let kernel =
@@ -135,5 +164,7 @@ fn describe(config: &Config) -> anyhow::Result<Module> {
         kernel,
         cordoned: false,
         draining: false,
+        server: config.roles().0,
+        root,
     })
 }

@@ -136,6 +136,8 @@ pub struct AgentConfig {
     pub cni_bin: PathBuf,
     /// The registry that images come from.
     pub registry: String,
+    /// Registries that follow it, as HOST:PORT: asked when it does not answer.
+    pub mirrors: Vec<String>,
     /// Directory on a tmpfs: network namespaces, addresses, the lease.
     pub run: PathBuf,
     /// Where cgroup v2 is mounted; beside cgroup v1 that is often /sys/fs/cgroup/unified.
@@ -188,6 +190,7 @@ impl Default for AgentConfig {
             oci_runtime: "runc".into(),
             cni_bin: "/usr/lib/cni".into(),
             registry: "registry.spacecloud:5000".into(),
+            mirrors: Vec::new(),
             run: "/run/spacecloud".into(),
             cgroup: "/sys/fs/cgroup".into(),
             reserved: Bytes(192 << 20),

@@ -1,6 +1,7 @@
 //! Server and agents over real gRPC, TLS and SQLite on the loopback; only the container engine is fake.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod killed;
 mod moves;
 
 use api::v1::{self, cluster_client::ClusterClient};
@@ -14,6 +15,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 #[path = "cluster/planning.rs"]
 mod planning;
+#[path = "cluster/updates.rs"]
+mod updates;
 
 struct Cluster {
     dir: TempDir,

@@ -1,6 +1,6 @@
 use crate::{
-    Bytes, Cpu, Health, ImageRef, Milli, Moment, Mount, Name, Policy, ServiceSpec, Span, SpecError, Update,
-    VolumeSpec,
+    ByResource, ByScore, Bytes, Cpu, Decimal, Health, ImageRef, Milli, Moment, Mount, Name, Policy,
+    ServiceSpec, Span, SpecError, Update, VolumeSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +30,8 @@ impl Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
-    /// `spacecloud` for what asks for accelerators, `spread` for the rest.
+    /// `multilevel` for what has weights or constraints of its own, else `spacecloud` for what asks for accelerators,
+    /// and `spread` for the rest.
     #[default]
     Auto,
     /// The least allocated module, replicas of one app apart (Kubernetes' LeastAllocated).
@@ -77,6 +78,27 @@ pub struct Placement {
     /// Apps that must not be on the same module; its own name keeps its replicas apart.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub apart: BTreeSet<Name>,
+    /// Weights of the unit level's balance, where they are not the cluster's.
+    #[serde(skip_serializing_if = "is_default")]
+    pub balance: ByResource,
+    /// Loads that its placement must not push a module above, where they are not the cluster's.
+    #[serde(skip_serializing_if = "is_default")]
+    pub threshold: ByResource,
+    /// The share of the modules, best balance first, that goes on to scoring.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<Decimal>,
+    /// The least balance with which a module takes part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_balance: Option<Decimal>,
+    /// So many free accelerators are to be kept on one module.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_gpu: Option<u16>,
+    /// A module that would keep some but fewer free accelerators takes no part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_gpu: Option<u16>,
+    /// Weights of the unit level's scores, where they are not the cluster's.
+    #[serde(skip_serializing_if = "is_default")]
+    pub score: ByScore,
 }
 
 /// A port that the app listens on.
@@ -156,7 +178,7 @@ pub struct AppSpec {
     /// Instead of `end`: how long the task's window is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<Span>,
-    /// Tasks whose windows end before this one's starts.
+    /// Tasks that are over before this one starts.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub after: BTreeSet<Name>,
     /// What the device-level queue knows a task by, when several share their history; its name if not given.
@@ -317,6 +339,7 @@ impl AppSpec {
         if let Some(both) = self.placement.near.intersection(&self.placement.apart).next() {
             return Err(SpecError::value("placement.near", both, "is in placement.apart too"));
         }
+        self.check_weighing()?;
         self.check_ports()?;
         self.check_health()?;
         crate::volume::check_mounts(&self.volumes)?;

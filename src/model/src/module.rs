@@ -1,4 +1,4 @@
-use crate::{Accelerator, Bytes, Cpu, Milli, Name};
+use crate::{Accelerator, Bytes, Cpu, Milli, Name, RootSlot};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -71,4 +71,10 @@ pub struct Module {
     pub cordoned: bool,
     /// An operator wants what runs here to move away. Implies cordoned.
     pub draining: bool,
+    /// The server runs here too.
+    #[serde(default)]
+    pub server: bool,
+    /// The root slot that it runs from, if it was started from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<RootSlot>,
 }

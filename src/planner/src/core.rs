@@ -45,6 +45,15 @@ pub enum Request {
     Resize(Name, Amounts),
     /// Take a lost module off the register.
     Forget(Name),
+    /// Let a module fetch a bundle for its other root slot, or write it and restart.
+    Update {
+        /// Which.
+        module: Name,
+        /// The bundle's SHA-256, in hexadecimal digits.
+        bundle: String,
+        /// Write it and restart; else only fetch and check it.
+        install: bool,
+    },
 }
 
 /// The amounts to change; what is none stays as it is.
@@ -80,6 +89,8 @@ pub enum Event {
     Hello(Box<Module>, Vec<Observed>),
     /// An agent is alive.
     Heartbeat(Name, AgentReport),
+    /// A module says how its root slots are.
+    Root(Name, model::RootSlot),
     /// Time passes.
     Tick,
 }
@@ -201,6 +212,10 @@ impl Core {
                 }
                 Reply::default()
             }
+            Event::Root(name, root) => {
+                self.take_root(&name, root);
+                Reply::default()
+            }
             Event::Tick => Reply::default(),
         };
         self.pass_time(&mut output);
@@ -217,6 +232,10 @@ impl Core {
         match self.modules.get(&name) {
             Some(known) => (module.cordoned, module.draining) = (known.cordoned, known.draining),
             None => self.event(Severity::Normal, &name, "Joined", format!("in slot {}", module.slot)),
+        }
+        if let Some(root) = &module.root {
+            let before = self.modules.get(&name).and_then(|known| known.root.clone());
+            self.tell_root(&name, before.as_ref(), root);
         }
         if self.modules.get(&name) != Some(&module) {
             self.put_module(module);

@@ -9,7 +9,7 @@
 use crate::{
     core::Core,
     device_queue::DeviceLevel,
-    strategies::{chosen_strategy, filters, pooled, score},
+    strategies::{filters, pooled, score},
     usage::{Except, Hold, Usage, Window, by_module},
 };
 use model::{
@@ -181,7 +181,7 @@ impl Core {
             })
             .collect();
         let nothing = Usage::default();
-        let strategy = chosen_strategy(ask.spec);
+        let strategy = ask.spec.chosen_strategy();
         let mut candidates = Vec::with_capacity(self.modules.len());
         let mut best: Option<(f64, u64, u64, &Name)> = None;
         for module in self.modules.values() {
@@ -211,11 +211,13 @@ impl Core {
             let verdict = Verdict::Score(score);
             candidates.push(Candidate { module: module.name.clone(), verdict, failed, scores });
         }
-        let mut alarm = String::new();
+        let (mut alarm, mut policy_words) = (String::new(), String::new());
         let mut wanted = Binding::default();
         let mut best = best.map(|(.., name)| name.clone());
         if let Some(pooled) = pooled(strategy) {
-            let chosen = self.choose_by_pool(ask, pooled, &usages, &mut candidates);
+            let (policy, words) = self.weighing(ask.spec);
+            policy_words = words;
+            let chosen = self.choose_by_pool(ask, pooled, policy, &usages, &mut candidates);
             best = chosen.as_ref().map(|c| c.module.clone());
             if let Some(chosen) = chosen {
                 (wanted, alarm) = (chosen.wanted, chosen.alarm.unwrap_or_default());
@@ -243,8 +245,10 @@ impl Core {
             level: level.words,
             strategy: format!("{strategy:?}").to_lowercase(),
             filters: filters(strategy),
+            policy: policy_words,
             alarm,
             candidates,
+            others: BTreeMap::new(),
             at: self.now.wall,
         }
     }

@@ -189,7 +189,8 @@ impl Core {
             if stays { None } else { old.module.clone() }
         });
         let intended = self.intended.remove(instance.id.replica());
-        let decision = self.decide_placement(&instance, from.as_ref(), only.or(intended.as_ref()));
+        let only = only.or(intended.as_ref());
+        let decision = self.decide_placement(&instance, from.as_ref(), only).shortened();
         let mut message = decision.refusal();
         if decision.chosen.is_none()
             && let Some(waits) = self.preempt(&instance)

@@ -1,6 +1,9 @@
 //! What an operator may ask of the core, and how it is refused.
 
-use crate::core::{Core, Reply, Request};
+use crate::{
+    core::{Core, Reply, Request},
+    pool::unit::PolicyError,
+};
 use model::{App, AppSpec, Name, Severity, SpecError};
 use std::collections::BTreeSet;
 use thiserror::Error;
@@ -18,6 +21,14 @@ pub enum Refusal {
         app: Name,
         /// Per module, what it lacks.
         reasons: String,
+    },
+    /// Numbers of its own for the unit level that do not go together, or not with the cluster's.
+    #[error("{app}: placement.{error}")]
+    Weighing {
+        /// The app or task.
+        app: Name,
+        /// The key and the reason.
+        error: PolicyError,
     },
     /// All service addresses are taken.
     #[error("{app}: no service address is left in {range}; widen `services` in the server's configuration")]
@@ -56,6 +67,31 @@ pub enum Refusal {
     /// It is not lost.
     #[error("{0} is still heard; take its power away, or drain it, before it is forgotten")]
     StillThere(Name),
+    /// It is not there to be updated.
+    #[error("{0} is not ready; `spacectl get modules` says how it is")]
+    NotReady(Name),
+    /// It has one root only.
+    #[error(
+        "{0} was not started from a root slot, so it has no other one to write; flash its disk (docs/building.md)"
+    )]
+    NoSlots(Name),
+    /// An update is not over yet.
+    #[error("{0} is being updated; wait for its end, which `spacectl get events` says")]
+    UpdateUnderWay(Name),
+    /// It does not have the bundle.
+    #[error("{0} has not checked this bundle; let it fetch the bundle first, as `spacectl update` does")]
+    NotChecked(Name),
+    /// It would be used again at once.
+    #[error("{0} is not drained; drain it first, as `spacectl update` does")]
+    NotDrained(Name),
+    /// Something runs there.
+    #[error("{module} still has {instance}; drain it first, as `spacectl update` does")]
+    NotEmpty {
+        /// Where.
+        module: Name,
+        /// What.
+        instance: String,
+    },
     /// Plans that cannot be kept.
     #[error("{}", .0.join("; "))]
     Conflict(Vec<String>),
@@ -166,6 +202,7 @@ impl Core {
             }
             Request::Resize(name, amounts) => self.resize(&name, amounts),
             Request::Forget(module) => self.forget_module(&module),
+            Request::Update { module, bundle, install } => self.update_module(&module, &bundle, install),
         }
     }
 
@@ -180,6 +217,7 @@ impl Core {
                 return Err(SpecError::Duplicate { name: spec.name.to_string() }.into());
             }
             self.refuse_too_large(spec)?;
+            self.refuse_weighing(spec)?;
             self.refuse_published(spec, &specs)?;
         }
         self.refuse_too_many_services(&specs)?;

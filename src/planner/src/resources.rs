@@ -45,7 +45,9 @@ impl Core {
 
     fn resource_states(&self, module: &Module) -> BTreeMap<ResourceName, ResourceState> {
         let holds = self.holds(Except::default());
-        let there: Vec<&Hold<'_>> = holds.iter().filter(|h| h.module == &module.name).collect();
+        // What is kept for a task is not occupied before an instance of the task is there.
+        let placed = |h: &&Hold<'_>| h.module == &module.name && h.instance.is_some();
+        let there: Vec<&Hold<'_>> = holds.iter().filter(placed).collect();
         let now = Window { from: self.now.wall, until: self.now.wall.saturating_add(1) };
         let usage = self.usage_on(&module.name, &there, now);
         let holders = |takes: &dyn Fn(&model::Instance) -> bool| -> Vec<InstanceId> {

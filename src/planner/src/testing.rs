@@ -30,6 +30,8 @@ pub(crate) fn module(slot: u16, accelerators: u32) -> Module {
         kernel: String::new(),
         cordoned: false,
         draining: false,
+        server: false,
+        root: None,
     }
 }
 

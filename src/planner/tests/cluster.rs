@@ -36,6 +36,8 @@ fn module(slot: u16) -> Module {
         kernel: String::new(),
         cordoned: false,
         draining: false,
+        server: false,
+        root: None,
     }
 }
 
@@ -72,6 +74,8 @@ struct World {
     agents: BTreeMap<Name, Agent>,
     time: u64,
     timing: Timing,
+    /// So many steps from now the server dies between what it commits and what it sends.
+    dies_in: Option<u32>,
 }
 
 impl World {
@@ -106,7 +110,7 @@ impl World {
             })
             .collect();
         let core = Core::load(vec![], timing, Now::default());
-        let mut world = Self { core, stored: BTreeMap::new(), agents, time: 1000, timing };
+        let mut world = Self { core, stored: BTreeMap::new(), agents, time: 1000, timing, dies_in: None };
         world.run(1000);
         world
     }
@@ -118,17 +122,28 @@ impl World {
     fn step(&mut self, event: Event) -> Result<(), Refusal> {
         let now = self.now();
         let (_, output) = self.core.step(event, now)?;
+        if self.dies_in == Some(0) {
+            self.dies_in = None;
+            self.commit(output.changes);
+            self.crash_server();
+            return Ok(());
+        }
+        self.dies_in = self.dies_in.map(|steps| steps - 1);
         self.deliver(output);
         Ok(())
     }
 
-    fn deliver(&mut self, output: Output) {
-        for change in output.changes {
+    fn commit(&mut self, changes: Vec<planner::Change>) {
+        for change in changes {
             match change.record {
                 Some(record) => drop(self.stored.insert((change.kind, change.key), record)),
                 None => drop(self.stored.remove(&(change.kind, change.key))),
             }
         }
+    }
+
+    fn deliver(&mut self, output: Output) {
+        self.commit(output.changes);
         for (name, Order { number, desired, services, .. }) in output.orders {
             let agent = self.agents.get_mut(&name).unwrap();
             if !agent.cut && agent.connected {

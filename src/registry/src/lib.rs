@@ -16,8 +16,8 @@
 //! Nothing is acknowledged that a power cut could still take back.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
-#[cfg(test)]
-mod any_input;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod any_input;
 mod audit;
 mod auth;
 pub mod command;

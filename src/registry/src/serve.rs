@@ -25,7 +25,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     signal::unix::{Signal, SignalKind, signal},
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -124,7 +124,7 @@ pub async fn run(settings: Settings) -> Result<(), ServeError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     let mut tasks = peers.follow();
-    begin_upkeep(&mut tasks, &settings, &store, &counts);
+    begin_upkeep(&mut tasks, &settings, &store, &peers, &counts);
     let graceful = GracefulShutdown::new();
     accept(&listener, acceptor, &http::router(service), &graceful, &mut terminate, &mut interrupt).await;
     drop(listener);
@@ -175,11 +175,18 @@ fn service(
     Ok(Service::new(store, guard, trail, peers, counts, options.gc.clone(), settings.tls.is_some()))
 }
 
-fn begin_upkeep(tasks: &mut JoinSet<()>, settings: &Settings, store: &Arc<Store>, counts: &Arc<Counts>) {
-    let options = &settings.options;
+fn begin_upkeep(
+    tasks: &mut JoinSet<()>,
+    settings: &Settings,
+    store: &Arc<Store>,
+    peers: &Arc<Peers>,
+    counts: &Arc<Counts>,
+) {
+    let (options, found) = (&settings.options, Arc::new(Notify::new()));
     tasks.spawn(upkeep::sweep(store.clone()));
     tasks.spawn(upkeep::collect_often(store.clone(), counts.clone(), options.gc.clone()));
-    tasks.spawn(upkeep::scrub(store.clone(), counts.clone(), options.scrub.clone()));
+    tasks.spawn(upkeep::scrub(store.clone(), counts.clone(), found.clone(), options.scrub.clone()));
+    tasks.spawn(upkeep::heal(store.clone(), peers.clone(), counts.clone(), found));
 }
 
 async fn accept(

@@ -11,20 +11,18 @@ use async_trait::async_trait;
 use containerd_client::{
     services::v1::{
         Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest,
-        GetRequest, KillRequest, ListContainersRequest, StartRequest, TransferRequest, WaitRequest,
+        GetRequest, KillRequest, ListContainersRequest, StartRequest, WaitRequest,
         container::Runtime as Shim,
         containers_client::ContainersClient,
         content_client::ContentClient,
         images_client::ImagesClient,
-        snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest, snapshots_client::SnapshotsClient},
+        snapshots::{
+            PrepareSnapshotRequest, RemoveSnapshotRequest, UsageRequest, snapshots_client::SnapshotsClient,
+        },
         tasks_client::TasksClient,
         transfer_client::TransferClient,
     },
-    types::{
-        Platform,
-        transfer::{ImageStore, OciRegistry, RegistryResolver, UnpackConfiguration},
-        v1::Status as TaskStatus,
-    },
+    types::v1::Status as TaskStatus,
 };
 use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
 use oci_spec::{image::ImageConfiguration, runtime::Spec};
@@ -38,7 +36,7 @@ use tokio::task::AbortHandle;
 use tonic::{Code, Request, transport::Channel};
 
 const NAMESPACE: &str = "spacecloud";
-const SNAPSHOTTER: &str = "overlayfs";
+pub(crate) const SNAPSHOTTER: &str = "overlayfs";
 const SHIM: &str = "io.containerd.runc.v2";
 const DESIRED: &str = "spacecloud.desired";
 const ADDRESS: &str = "spacecloud.address";
@@ -77,6 +75,9 @@ impl Calls {
     pub(crate) fn content(&self) -> ContentClient<Channel> {
         ContentClient::new(self.channel.clone())
     }
+    pub(crate) fn transfers(&self) -> TransferClient<Channel> {
+        TransferClient::new(self.channel.clone())
+    }
     fn tasks(&self) -> TasksClient<Channel> {
         TasksClient::new(self.channel.clone())
     }
@@ -103,6 +104,8 @@ pub struct Containerd {
 pub struct Engine {
     /// The one registry that images may come from, as `HOST:PORT`.
     pub registry: String,
+    /// Registries that follow it, as `HOST:PORT`: asked, in order, when it does not answer or lacks an image.
+    pub mirrors: Vec<String>,
     /// The program that runs containers: runc or crun.
     pub oci_runtime: String,
     /// The module's slot map.
@@ -259,32 +262,7 @@ impl Runtime for Containerd {
         if self.calls.image(image.as_str()).await.is_ok() {
             return Ok(());
         }
-        let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-        let platform =
-            Platform { os: "linux".into(), architecture: architecture.into(), ..Platform::default() };
-        let source =
-            OciRegistry { reference: image.to_string(), resolver: Some(RegistryResolver::default()) };
-        let unpack =
-            UnpackConfiguration { platform: Some(platform.clone()), snapshotter: SNAPSHOTTER.into() };
-        let target = ImageStore {
-            name: image.to_string(),
-            platforms: vec![platform],
-            unpacks: vec![unpack],
-            ..ImageStore::default()
-        };
-        let request = TransferRequest {
-            source: Some(any("containerd.types.transfer.OCIRegistry", source.encode_to_vec())),
-            destination: Some(any("containerd.types.transfer.ImageStore", target.encode_to_vec())),
-            options: None,
-        };
-        let mut client = TransferClient::new(self.calls.channel.clone());
-        match client.transfer(self.calls.request(request)).await {
-            Ok(_) => Ok(()),
-            Err(status) if status.code() == Code::NotFound || status.message().contains("not found") => {
-                Err(RuntimeError::NoImage { image: image.to_string() })
-            }
-            Err(status) => Err(RuntimeError::call("pull", image)(status)),
-        }
+        self.calls.pull(image, &self.engine.mirrors).await
     }
 
     async fn start(&self, desired: &Desired) -> Result<String, RuntimeError> {
@@ -330,6 +308,14 @@ impl Runtime for Containerd {
 
     async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError> {
         self.network.services().set(table).await
+    }
+
+    async fn disk(&self, id: &InstanceId) -> Result<u64, RuntimeError> {
+        let key = id.to_string();
+        let request = self.calls.request(UsageRequest { snapshotter: SNAPSHOTTER.into(), key });
+        let usage = self.calls.snapshots().usage(request).await;
+        let size = usage.map_err(RuntimeError::call("measure the file system of", id))?.into_inner().size;
+        Ok(u64::try_from(size).unwrap_or(0))
     }
 
     async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
@@ -399,7 +385,7 @@ fn to_json<T: serde::Serialize>(value: &T, desired: &Desired) -> Result<Vec<u8>,
         .map_err(|e| RuntimeError::BadImage { image: desired.spec.image.to_string(), reason: e.to_string() })
 }
 
-fn any(type_url: &str, value: Vec<u8>) -> prost_types::Any {
+pub(crate) fn any(type_url: &str, value: Vec<u8>) -> prost_types::Any {
     prost_types::Any { type_url: type_url.to_owned(), value }
 }
 

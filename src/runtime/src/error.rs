@@ -28,6 +28,22 @@ pub enum RuntimeError {
         /// Which.
         image: String,
     },
+    /// No registry at all.
+    #[error("image {image} cannot be pulled: none of {registries} answers")]
+    NoRegistry {
+        /// Which.
+        image: String,
+        /// Who was asked.
+        registries: String,
+    },
+    /// A registry was cut off while it was being pulled from.
+    #[error("image {image} did not come whole: {registry} fell silent")]
+    SilentRegistry {
+        /// Which.
+        image: String,
+        /// From where.
+        registry: String,
+    },
     /// The image is of another registry.
     #[error("image {image} is of another registry; modules pull from {registry} only: push it there")]
     ForeignImage {
@@ -141,6 +157,14 @@ pub enum RuntimeError {
         instance: String,
         /// Why.
         reason: String,
+    },
+    /// More than one whole accelerator would be given away.
+    #[error(
+        "accelerator {number} is held by others on this module already: nothing is started on it until they have left"
+    )]
+    Shared {
+        /// Which.
+        number: u32,
     },
     /// The lease ended: nothing may be started.
     #[error("cut off from the server: nothing is started")]

@@ -1,13 +1,18 @@
 //! A server that keeps the contract's form: it notes what it is asked, and shows the snapshot it is given.
+// Each test program is compiled by itself and uses a part of this.
+#![allow(dead_code, unused_imports)]
+
 mod link;
+mod slots;
 
 pub(crate) use link::Link;
+pub(crate) use slots::{Fate, slotted};
 
 use crate::common;
 use api::v1::{
-    App, ApplyRequest, CordonRequest, DeleteRequest, DeleteVolumesRequest, Done, ForgetRequest, GetRequest,
-    Instance, LogChunk, LogsRequest, MaintainRequest, Module, PlannerTables, ResizeRequest, ScaleRequest,
-    Snapshot,
+    App, ApplyRequest, BundleId, BundlePart, BundleStored, CordonRequest, DeleteRequest,
+    DeleteVolumesRequest, Done, ForgetRequest, GetRequest, Instance, LogChunk, LogsRequest, MaintainRequest,
+    Module, PlannerTables, ResizeRequest, ScaleRequest, Snapshot, UpdateRequest,
     cluster_server::{Cluster, ClusterServer},
 };
 use identity::{Authority, Role};
@@ -21,7 +26,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt, iter, wrappers::WatchStream};
 use tonic::{
-    Request, Response, Status,
+    Request, Response, Status, Streaming,
     transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
 
@@ -40,6 +45,7 @@ struct Shown {
 struct Desk {
     asked: Arc<Mutex<Vec<String>>>,
     shown: watch::Sender<Shown>,
+    slots: slots::Desk,
 }
 
 /// A running server, its cluster's authority, and the home of its operator.
@@ -57,7 +63,11 @@ impl Serving {
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(papers.certificate, papers.key))
             .client_ca_root(Certificate::from_pem(authority.certificate()));
-        let desk = Desk { asked: Arc::default(), shown: watch::Sender::new(Shown::default()) };
+        let desk = Desk {
+            asked: Arc::default(),
+            shown: watch::Sender::new(Shown::default()),
+            slots: Default::default(),
+        };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -93,6 +103,11 @@ impl Serving {
     /// Changes the planner's tables.
     pub(crate) fn show_tables(&self, change: impl FnOnce(&mut PlannerTables)) {
         self.desk.shown.send_modify(|shown| change(&mut shown.tables));
+    }
+
+    /// What becomes of a module that is updated.
+    pub(crate) fn destine(&self, module: &str, fate: Fate) {
+        self.desk.slots.destine(module, fate);
     }
 
     /// Ends the watches of this moment, as a restart does.
@@ -145,7 +160,10 @@ impl Cluster for Desk {
         match module.as_str() {
             "module-9" => Err(Status::not_found("there is no module-9")),
             "module-8" => Err(Status::unavailable("the server is starting")),
-            _ => self.note(format!("{module} cordoned={cordoned} draining={draining}")),
+            _ => {
+                slots::drain(&self.shown, &module, cordoned, draining);
+                self.note(format!("{module} cordoned={cordoned} draining={draining}"))
+            }
         }
     }
 
@@ -176,6 +194,21 @@ impl Cluster for Desk {
 
     async fn forget(&self, request: Request<ForgetRequest>) -> Answer<Done> {
         self.note(format!("forget {}", request.into_inner().module))
+    }
+
+    async fn bundle_at(&self, request: Request<BundleId>) -> Answer<BundleStored> {
+        Ok(Response::new(self.slots.stored(&request.into_inner())))
+    }
+
+    async fn put_bundle(&self, request: Request<Streaming<BundlePart>>) -> Answer<BundleStored> {
+        self.slots.take(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn update(&self, request: Request<UpdateRequest>) -> Answer<Done> {
+        let request = request.into_inner();
+        let line = format!("{} {}", if request.install { "install" } else { "check" }, request.module);
+        slots::carry_out(self.slots.fate(&request.module), &request, &self.shown);
+        self.note(line)
     }
 
     async fn delete_volumes(&self, request: Request<DeleteVolumesRequest>) -> Answer<Done> {

@@ -3,15 +3,19 @@
 use super::{
     gate::Gate,
     health::{Verdict, Watch},
+    limits::{beyond, follow_limits, outgrown},
     probe::Target,
 };
 use crate::{chain, wall_clock};
-use model::{Attachment, Desired, InstanceId, Kind, Observed, OnDisconnect, Phase, Span, VolumeKey};
+use model::{Attachment, Binding, Desired, InstanceId, Kind, Observed, OnDisconnect, Phase, Span, VolumeKey};
 use planner::Lease;
 use runtime::{Fence, Found, Runtime, RuntimeError, boot_clock};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{Notify, watch};
@@ -20,8 +24,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// An instance that ran this long starts its pauses anew.
 const GOOD_RUN: Duration = Duration::from_secs(60);
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 const UNHEALTHY: &str = "unhealthy: ";
+/// Before the reason for which an instance that runs is stopped here.
+const STOPPED: &str = "stopped: ";
 
 struct Handle {
     observed: Observed,
@@ -47,6 +53,8 @@ pub(super) struct Instances {
     gate: Gate,
     /// Something that the server wants to know has changed.
     pub(super) changed: Notify,
+    /// How often something was stopped because the lease had run out.
+    fenced: AtomicU64,
     /// Volumes that hold more than they may, and how much.
     pub(super) full: watch::Sender<BTreeMap<VolumeKey, String>>,
 }
@@ -65,6 +73,7 @@ impl Instances {
             state: Mutex::default(),
             gate: Gate::new(),
             changed: Notify::new(),
+            fenced: AtomicU64::new(0),
             full: watch::Sender::default(),
         })
     }
@@ -114,6 +123,8 @@ impl Instances {
         if let Err(error) = self.fence.kill() {
             tracing::error!(error = %chain(&error), "cannot fence");
         }
+        self.fenced.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_one();
         for id in doomed {
             state.wanted.remove(&id);
             if let Some(handle) = state.handles.get(&id)
@@ -122,6 +133,12 @@ impl Instances {
                 tracing::warn!(instance = %id, "the lease ran out: stopped");
             }
         }
+    }
+
+    /// Changes whenever something was stopped because the lease had run out. The server may not have noticed: if the
+    /// stall was short, it believes that all goes on, and must be told by a new hello.
+    pub(super) fn fenced(&self) -> u64 {
+        self.fenced.load(Ordering::Relaxed)
     }
 
     /// Waits until nothing is left of what was fenced.
@@ -190,6 +207,14 @@ impl Instances {
         self.changed.notify_one();
     }
 
+    /// The server gives nobody what somebody has. Should it ever, the second one does not start.
+    fn refuse_beyond(&self, desired: &Desired) -> Result<(), RuntimeError> {
+        let state = lock(&self.state);
+        let others = state.handles.iter().filter(|(id, _)| **id != desired.id);
+        let held: Vec<Binding> = others.map(|(_, handle)| handle.desired.borrow().binding.clone()).collect();
+        beyond(&desired.binding, &held)
+    }
+
     pub(super) fn observed(&self) -> Vec<Observed> {
         lock(&self.state).handles.values().map(|h| h.observed.clone()).collect()
     }
@@ -221,29 +246,6 @@ impl Instances {
             all.changed.notify_one();
         });
         self.changed.notify_one();
-    }
-}
-
-/// Gives a running instance what it is to have; tries again until it is so, or something newer is wanted.
-async fn follow_limits(mut changes: watch::Receiver<Desired>, runtime: Arc<dyn Runtime>, mut given: Desired) {
-    loop {
-        let wanted = changes.borrow_and_update().clone();
-        if wanted != given {
-            match runtime.update(&wanted).await {
-                Ok(()) => {
-                    tracing::info!(instance = %wanted.id, binding = %wanted.binding.words(), "limits changed");
-                    given = wanted;
-                }
-                Err(error) => {
-                    tracing::warn!(instance = %wanted.id, error = %chain(&error), "cannot change the limits");
-                    tokio::time::sleep(RETRY).await;
-                    continue;
-                }
-            }
-        }
-        if changes.changed().await.is_err() {
-            return std::future::pending().await;
-        }
     }
 }
 
@@ -293,8 +295,8 @@ impl Life {
                 Ok((address, started)) => {
                     let began = tokio::time::Instant::now();
                     let Some(message) = self.watch(&address, started).await else { break };
-                    if let Some(why) = message.strip_prefix(UNHEALTHY) {
-                        self.end_unhealthy(why).await;
+                    if message.starts_with(UNHEALTHY) || message.starts_with(STOPPED) {
+                        self.end_here(&message).await;
                     }
                     if began.elapsed() >= GOOD_RUN {
                         pause = FIRST_PAUSE;
@@ -325,6 +327,7 @@ impl Life {
         if !self.all.lease_holds() || *self.stopped.borrow() {
             return Err(RuntimeError::Fenced);
         }
+        self.all.refuse_beyond(&self.desired)?;
         if let Some(words) = full(&self.all.full.borrow(), &self.desired) {
             return Err(RuntimeError::VolumeFull { words });
         }
@@ -372,12 +375,14 @@ impl Life {
                 tokio::time::sleep(watch.pause()).await;
             }
         };
+        let growing = outgrown(self.changes.clone(), runtime.clone(), id.clone());
         let mut stopped = self.stopped.clone();
         let overflowing = overflows(self.all.full.subscribe(), self.desired.clone());
         let message = tokio::select! {
             message = ended => message,
             message = overflowing => Some(message),
             message = probing => Some(message),
+            why = growing => Some(format!("{STOPPED}{why}")),
             () = changing => return None,
             _ = stopped.wait_for(|stop| *stop) => return None,
         };
@@ -391,9 +396,9 @@ impl Life {
     }
 
     /// It leaves its service at once, and its process is ended before it is started anew.
-    async fn end_unhealthy(&self, why: &str) {
-        self.see(Phase::BackOff, "", &format!("{UNHEALTHY}{why}"), 0);
-        tracing::warn!(instance = %self.desired.id, why, "unhealthy: started anew");
+    async fn end_here(&self, why: &str) {
+        self.see(Phase::BackOff, "", why, 0);
+        tracing::warn!(instance = %self.desired.id, why, "started anew");
         if let Err(error) = self.all.runtime.stop(&self.desired.id, self.desired.spec.grace.duration()).await
         {
             // The next start tries once more.

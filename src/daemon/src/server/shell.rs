@@ -5,7 +5,7 @@ use anyhow::Context;
 use api::{
     to_desired, to_erase, to_services, v1, view_app, view_event, view_instance, view_module, view_volume,
 };
-use model::{Module, Name, Now, Observed, Timing};
+use model::{Module, Name, Now, Observed, RootSlot, Timing};
 use planner::{AgentReport, Core, Event, Output, Refusal, Reply, Request};
 use runtime::boot_clock;
 use std::{
@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Request(Request, oneshot::Sender<Result<Reply, Refusal>>),
     Hello { module: Box<Module>, observed: Vec<Observed>, session: u64, sender: ToAgent },
     Heartbeat { module: Name, session: u64, sequence: u64, report: AgentReport },
+    Root { module: Name, session: u64, root: RootSlot, progress: (u64, u64) },
+    Update { module: Name, wanted: v1::UpdateWanted, answer: oneshot::Sender<Result<Reply, Refusal>> },
     Log { module: Name, wanted: v1::LogWanted, taken: oneshot::Sender<bool> },
     Tables(oneshot::Sender<v1::PlannerTables>),
     Stop(oneshot::Sender<()>),
@@ -52,11 +54,12 @@ impl Shell {
         let mut core = Core::load(store.load()?, config.timing, now()).with_services(config.server.services);
         core.set_policy(config.placement);
         let (commands, inbox) = channel();
-        let (publish, snapshots) = watch::channel(snapshot(&core));
+        let (publish, snapshots) = watch::channel(snapshot(&core, &BTreeMap::new()));
         let owner = Owner {
             core,
             store,
             sessions: BTreeMap::new(),
+            progress: BTreeMap::new(),
             publish,
             tick: config.timing.heartbeat.duration() / 2,
         };
@@ -100,6 +103,8 @@ struct Owner {
     core: Core,
     store: Sqlite,
     sessions: BTreeMap<Name, Session>,
+    /// How far the phase of each module's update is. Not worth a record.
+    progress: BTreeMap<Name, (u64, u64)>,
     publish: watch::Sender<v1::Snapshot>,
     tick: Duration,
 }
@@ -155,6 +160,25 @@ impl Owner {
                     None => return Ok(()),
                 }
                 self.step(Event::Heartbeat(module, report)).map(drop)
+            }
+            Some(Command::Root { module, session, root, progress }) => {
+                if self.sessions.get(&module).is_none_or(|s| s.number != session) {
+                    return Ok(());
+                }
+                self.progress.insert(module.clone(), progress);
+                self.step(Event::Root(module, root)).map(drop)
+            }
+            Some(Command::Update { module, wanted, answer }) => {
+                let bundle = wanted.bundle.as_ref().map(|b| b.sha256.clone()).unwrap_or_default();
+                let ask = Request::Update { module: module.clone(), bundle, install: wanted.install };
+                let outcome = self.step(Event::Request(ask))?;
+                if let Some(session) = self.sessions.get(&module).filter(|_| outcome.is_ok()) {
+                    let message = v1::ToAgent { message: Some(v1::to_agent::Message::Update(wanted)) };
+                    // One that is gone meanwhile is asked again by whoever waits for its answer.
+                    let _ = session.sender.send(message);
+                }
+                let _ = answer.send(outcome);
+                Ok(())
             }
             Some(Command::Log { module, wanted, taken }) => {
                 let message = v1::ToAgent { message: Some(v1::to_agent::Message::Log(wanted)) };
@@ -212,7 +236,7 @@ impl Owner {
                 tracing::warn!(module = %name, "agent disconnected");
             }
         }
-        let next = snapshot(&self.core);
+        let next = snapshot(&self.core, &self.progress);
         self.publish.send_if_modified(|current| {
             let same = v1::Snapshot { at: current.at, ..next.clone() } == *current;
             if !same {
@@ -224,11 +248,15 @@ impl Owner {
     }
 }
 
-fn snapshot(core: &Core) -> v1::Snapshot {
+fn snapshot(core: &Core, progress: &BTreeMap<Name, (u64, u64)>) -> v1::Snapshot {
     let loads = core.module_loads();
     let modules = core.modules().map(|(module, liveness)| {
         let load = loads.get(&module.name).copied().unwrap_or_default();
-        view_module(module, liveness, load.cpu, load.memory, load.instances)
+        let mut view = view_module(module, liveness, load.cpu, load.memory, load.instances);
+        if let Some(update) = view.root.as_mut().and_then(|root| root.update.as_mut()) {
+            (update.done, update.total) = progress.get(&module.name).copied().unwrap_or_default();
+        }
+        view
     });
     let ready = |name: &Name| {
         let mut replicas: Vec<_> = core
