@@ -94,6 +94,7 @@ impl Core {
             cause: "what it comes after is over",
             code: spec.code(1),
             except: Except { reservations: &own, instances: &own, instance: None },
+            own: None,
             extra: &[],
             prefer: plan
                 .reservation
