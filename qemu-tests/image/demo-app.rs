@@ -5,6 +5,9 @@
 //! `<epoch ms> <instance> <module>`, so that a reader of all outputs can prove that no instance ever ran twice
 //! at the same time. With IO_URING set it holds a ring of the kernel's, which no checkpoint can take along. It is the first process of its container, so it must see to SIGTERM itself.
 //!
+//! With STATE=FILE it counts on in that file: each tick appends `<count> <epoch ms> <instance> <module>`, where the count
+//! goes on from the last line that is there. With FILL_KIB it also makes FILE.fill larger by so much each tick.
+//!
 //! `demo-app call ADDRESS:PORT` is its client: it calls `GET /` without pause, each time on a new connection, and
 //! prints ten times a second `<calls> <failed> <longest gap between two successes, ms>`, counted from the first success.
 
@@ -75,6 +78,9 @@ fn main() {
             tell(names, "");
         }
     });
+    if let Ok(state) = std::env::var("STATE") {
+        std::thread::spawn(move || count_in(&state, tick, names));
+    }
     if std::env::var("PORT").is_ok_and(|port| port == "none") {
         loop {
             std::thread::park();
@@ -91,6 +97,29 @@ fn main() {
             eprintln!("port {port} on 0.0.0.0: {error}");
             std::process::exit(1);
         }
+    }
+}
+
+/// Whoever writes beside it is seen: their lines, and counts that appear twice.
+fn count_in(state: &str, tick: u64, names: &Names) {
+    let fill: usize = std::env::var("FILL_KIB").ok().and_then(|kib| kib.parse().ok()).unwrap_or(0);
+    let append = |path: &str, bytes: &[u8]| {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        if let Err(error) = file.and_then(|mut file| file.write_all(bytes)) {
+            eprintln!("{path}: {error}");
+        }
+    };
+    let known = std::fs::read_to_string(state).unwrap_or_default();
+    let mut count: u64 =
+        known.lines().last().and_then(|line| line.split(' ').next()?.parse().ok()).unwrap_or(0);
+    loop {
+        count += 1;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis());
+        append(state, format!("{count} {now} {} {}\n", names.instance, names.module).as_bytes());
+        if fill > 0 {
+            append(&format!("{state}.fill"), &vec![b'x'; fill << 10]);
+        }
+        std::thread::sleep(Duration::from_millis(tick));
     }
 }
 

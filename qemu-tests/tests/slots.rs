@@ -135,6 +135,7 @@ fn an_installed_bundle_gets_its_kernel_and_an_entry_on_trial() {
     assert!(!entry.contains("initrd"));
     assert_eq!(fs::read(esp.0.path().join("slots/b/linux")).unwrap(), b"kernel");
     assert_eq!(esp.says(&["get-primary"]), "b");
+    assert_eq!(esp.says(&["version", "b"]), "2.0");
     // Again, over what is there.
     assert!(install().status.success());
     assert_eq!(esp.entries(), ["slot-a.conf", "slot-b+3.conf"]);
@@ -145,6 +146,7 @@ fn what_is_wrong_is_said() {
     let esp = Esp::new(&[]);
     esp.refuses(&["get-primary"], "no slot has an entry");
     esp.refuses(&["get-state", "c"], "no slot 'c'");
+    esp.refuses(&["version", "a"], "slot a has no entry");
     esp.refuses(&["set-state", "a", "great"], "not 'great'");
     esp.refuses(&["fly"], "'fly' is not");
 }

@@ -1,6 +1,9 @@
 use crate::tables::view_decision;
 use crate::v1;
-use model::{App, Desired, Event, Instance, Liveness, Module, Observed, Phase, ServiceTable, SpecError};
+use crate::volumes::{from_json, to_json};
+use model::{
+    App, Desired, Event, Instance, Liveness, Module, Observed, Phase, RootSlot, ServiceTable, SpecError,
+};
 use thiserror::Error;
 
 /// A message of the other side makes no sense.
@@ -31,13 +34,15 @@ pub fn to_desired(desired: &Desired) -> Result<v1::Desired, BadMessage> {
         .map_err(|source| BadMessage::Json { field: "spec_json", source })?;
     let binding_json = serde_json::to_string(&desired.binding)
         .map_err(|source| BadMessage::Json { field: "binding_json", source })?;
+    let volumes_json = match desired.volumes.as_slice() {
+        [] => String::new(),
+        volumes => to_json("volumes_json", &volumes)?,
+    };
     let live_json = match &desired.live {
         None => String::new(),
-        Some(live) => {
-            serde_json::to_string(live).map_err(|source| BadMessage::Json { field: "live_json", source })?
-        }
+        Some(live) => to_json("live_json", live)?,
     };
-    Ok(v1::Desired { id: desired.id.to_string(), spec_json, binding_json, live_json })
+    Ok(v1::Desired { id: desired.id.to_string(), spec_json, binding_json, volumes_json, live_json })
 }
 
 /// From an order.
@@ -53,13 +58,9 @@ pub fn from_desired(desired: &v1::Desired) -> Result<Desired, BadMessage> {
             serde_json::from_str(text).map_err(|source| BadMessage::Json { field: "binding_json", source })?
         }
     };
-    let live = match desired.live_json.as_str() {
-        "" => None,
-        text => Some(
-            serde_json::from_str(text).map_err(|source| BadMessage::Json { field: "live_json", source })?,
-        ),
-    };
-    Ok(Desired { id: desired.id.parse()?, spec, binding, live })
+    let volumes = from_json("volumes_json", &desired.volumes_json)?;
+    let live = from_json("live_json", &desired.live_json)?;
+    Ok(Desired { id: desired.id.parse()?, spec, binding, volumes, live })
 }
 
 /// For an order.
@@ -144,7 +145,48 @@ pub fn view_module(module: &Module, liveness: Liveness, cpu: u64, memory: u64, i
         memory_asked: memory,
         instances: u32::try_from(instances).unwrap_or(u32::MAX),
         labels: module.labels.clone().into_iter().collect(),
+        server: module.server,
+        root: module.root.as_ref().map(view_root),
+        storage: module.storage.clone(),
     }
+}
+
+/// For people: a root slot and the update that is under way. How far its phase is only the shell knows.
+fn view_root(root: &RootSlot) -> v1::RootSlot {
+    let update = root.update.as_ref().map(|update| v1::SlotUpdate {
+        attempt: update.attempt.clone(),
+        bundle: update.bundle.clone(),
+        version: update.version.clone(),
+        phase: update.phase.to_string(),
+        message: update.message.clone(),
+        done: 0,
+        total: 0,
+    });
+    v1::RootSlot {
+        slot: root.slot.clone(),
+        version: root.version.clone(),
+        proven: root.proven,
+        compatible: root.compatible.clone(),
+        update,
+    }
+}
+
+/// For the server, after each change of it.
+///
+/// # Errors
+/// Never in practice.
+pub fn to_root(root: &RootSlot, (done, total): (u64, u64)) -> Result<v1::RootState, BadMessage> {
+    let root_json =
+        serde_json::to_string(root).map_err(|source| BadMessage::Json { field: "root_json", source })?;
+    Ok(v1::RootState { root_json, done, total })
+}
+
+/// From an agent.
+///
+/// # Errors
+/// Bad JSON.
+pub fn from_root(state: &v1::RootState) -> Result<RootSlot, BadMessage> {
+    serde_json::from_str(&state.root_json).map_err(|source| BadMessage::Json { field: "root_json", source })
 }
 
 /// For people: an app, with how many of its instances are ready.

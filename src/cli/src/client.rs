@@ -1,8 +1,10 @@
 use crate::{Failure, config::Config, failure::chain};
 use api::v1::{
-    ApplyRequest, CordonRequest, DeleteRequest, Done, ForgetRequest, GetRequest, LogChunk, LogsRequest,
-    MaintainRequest, PlannerTables, ResizeRequest, ScaleRequest, Snapshot, cluster_client::ClusterClient,
+    ApplyRequest, BundleId, BundlePart, BundleStored, CordonRequest, DeleteRequest, DeleteVolumesRequest,
+    Done, ForgetRequest, GetRequest, LogChunk, LogsRequest, MaintainRequest, PlannerTables, ResizeRequest,
+    ScaleRequest, Snapshot, UpdateRequest, cluster_client::ClusterClient,
 };
+use futures_util::Stream;
 use model::Span;
 use std::{error::Error, future::Future, path::PathBuf, time::Duration};
 use tonic::{
@@ -66,6 +68,10 @@ impl Server {
         self.done(self.cluster.clone().delete(request)).await
     }
 
+    pub(crate) async fn delete_volumes(&self, request: DeleteVolumesRequest) -> Result<Vec<String>, Failure> {
+        self.done(self.cluster.clone().delete_volumes(request)).await
+    }
+
     pub(crate) async fn scale(&self, request: ScaleRequest) -> Result<Vec<String>, Failure> {
         self.done(self.cluster.clone().scale(request)).await
     }
@@ -84,6 +90,23 @@ impl Server {
 
     pub(crate) async fn forget(&self, request: ForgetRequest) -> Result<Vec<String>, Failure> {
         self.done(self.cluster.clone().forget(request)).await
+    }
+
+    pub(crate) async fn update(&self, request: UpdateRequest) -> Result<Vec<String>, Failure> {
+        self.done(self.cluster.clone().update(request)).await
+    }
+
+    pub(crate) async fn bundle_at(&self, bundle: BundleId) -> Result<BundleStored, Failure> {
+        self.answer(self.cluster.clone().bundle_at(bundle)).await
+    }
+
+    /// However long it takes: a link that is cut is noticed by itself.
+    pub(crate) async fn put_bundle(
+        &self,
+        parts: impl Stream<Item = BundlePart> + Send + 'static,
+    ) -> Result<BundleStored, Failure> {
+        let answer = self.cluster.clone().put_bundle(parts).await;
+        answer.map(Response::into_inner).map_err(|status| self.failure(&status))
     }
 
     pub(crate) async fn tables(&self) -> Result<PlannerTables, Failure> {

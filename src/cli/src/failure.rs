@@ -44,6 +44,9 @@ pub enum Failure {
     /// A device that was not flashed.
     #[error(transparent)]
     Flash(#[from] crate::flash::FlashError),
+    /// A module that was not updated.
+    #[error(transparent)]
+    Update(#[from] crate::update::UpdateError),
     /// Standard output is gone or full.
     #[error("cannot write the output: {0}")]
     Output(io::Error),
@@ -58,6 +61,7 @@ impl Failure {
         match self {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::AppFile { .. } | Self::Spec(_) | Self::Refused(_) | Self::Output(_) | Self::Runtime(_) => 1,
+            Self::Update(_) => 1,
             Self::Unreachable { .. } => 2,
             Self::Image(error) => error.exit_code(),
             Self::Flash(error) => error.exit_code(),

@@ -26,10 +26,13 @@ mod table;
 mod tables;
 #[cfg(test)]
 mod testing;
+mod update;
+mod volume;
 
 pub use failure::Failure;
 pub use flash::FlashError;
 pub use image::ImageError;
+pub use update::UpdateError;
 
 use api::v1::{CordonRequest, ForgetRequest, MaintainRequest, ResizeRequest, ScaleRequest};
 use args::{AcceleratorVerb, Args, Switch, Verb};
@@ -70,7 +73,8 @@ async fn perform(args: Args) -> Result<(), Failure> {
     let connect = async || client::Server::connect(server.as_deref(), config.clone(), timeout).await;
     match verb {
         Verb::Apply { files } => apply::apply(&files, connect).await,
-        Verb::Delete { apps, files } => apply::delete(apps, &files, connect).await,
+        Verb::Delete { apps, files, volumes } => apply::delete(apps, &files, volumes, connect).await,
+        Verb::Volume { verb } => volume::volume(&connect().await?, verb).await,
         Verb::Scale { app, replicas } => {
             let done = connect().await?.scale(ScaleRequest { app: app.to_string(), replicas }).await?;
             print_done(&done)
@@ -108,6 +112,7 @@ async fn perform(args: Args) -> Result<(), Failure> {
         Verb::Replay(asked) => replay::replay(&asked),
         Verb::Image { access, verb } => image::image(access, verb, server.as_deref(), config, timeout).await,
         Verb::Flash(args) => flash::flash(&args),
+        Verb::Update(asked) => update::update(&connect().await?, asked).await,
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "spacectl", &mut script);

@@ -1,5 +1,6 @@
 //! The server role: identity, store, shell, gRPC and HTTP, put together.
 
+mod bundles;
 mod grpc;
 mod pki;
 mod shell;
@@ -44,7 +45,7 @@ pub async fn start(config: &Config) -> anyhow::Result<Running> {
         .client_ca_root(Certificate::from_pem(pki.authority.certificate()))
         .client_auth_optional(true);
     let snapshots = shell.snapshots();
-    let service = grpc::Service::new(shell.clone(), pki);
+    let service = grpc::Service::new(shell.clone(), pki, &config.state);
     let router = Server::builder()
         .tls_config(tls)
         .context("cannot set TLS up")?

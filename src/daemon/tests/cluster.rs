@@ -1,6 +1,7 @@
 //! Server and agents over real gRPC, TLS and SQLite on the loopback; only the container engine is fake.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod killed;
 mod moves;
 
 use api::v1::{self, cluster_client::ClusterClient};
@@ -16,6 +17,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 mod live;
 #[path = "cluster/planning.rs"]
 mod planning;
+#[path = "cluster/updates.rs"]
+mod updates;
 
 struct Cluster {
     dir: TempDir,
@@ -125,7 +128,11 @@ impl Cluster {
     async fn apply(&self, text: &str) -> Result<v1::Done, tonic::Status> {
         let apps = AppFile::parse("test", text).unwrap().apps;
         let specs_json = apps.iter().map(|a| serde_json::to_string(a).unwrap()).collect();
-        self.client().await.apply(v1::ApplyRequest { specs_json }).await.map(tonic::Response::into_inner)
+        self.client()
+            .await
+            .apply(v1::ApplyRequest { specs_json, ..Default::default() })
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     fn counts(&self) -> Vec<usize> {

@@ -1,4 +1,4 @@
-use crate::{AppSpec, Binding, Decision, Live, Name, SpecError};
+use crate::{AppSpec, Attachment, Binding, Decision, Live, Name, SpecError};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -148,6 +148,9 @@ pub struct Desired {
     /// The numbered resources that it has.
     #[serde(default, skip_serializing_if = "Binding::is_empty")]
     pub binding: Binding,
+    /// The volumes that it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Attachment>,
     /// Its part in a live move.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Live>,

@@ -32,10 +32,13 @@ mod name;
 mod quantity;
 mod record;
 mod resource;
+mod root_slot;
 mod service;
 mod task;
 mod timing;
 mod update;
+mod volume;
+mod weighing;
 
 pub use accelerator::{Accelerator, AcceleratorShare, Binding};
 pub use app::{
@@ -53,7 +56,12 @@ pub use name::Name;
 pub use quantity::{Bytes, Cpu, Milli, Span};
 pub use record::{App, Event, Record, RecordKind, Rollout, Severity};
 pub use resource::{Availability, ResourceName, ResourceState};
+pub use root_slot::{KeptUpdate, RootSlot, SlotUpdate, UpdatePhase};
 pub use service::{Endpoint, Policy, Service, ServicePort, ServiceSpec, ServiceTable, Subnet};
 pub use task::{Moment, Plan, PlanState, Reservation, minute, utc};
 pub use timing::{Now, Timing};
 pub use update::Update;
+pub use volume::{
+    Access, Attachment, Class, Mount, Volume, VolumeKey, VolumeReport, VolumeSeen, VolumeSpec, VolumeState,
+};
+pub use weighing::{ByResource, ByScore, Decimal};

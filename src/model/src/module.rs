@@ -1,4 +1,4 @@
-use crate::{Accelerator, Bytes, Cpu, Milli, Name};
+use crate::{Accelerator, Bytes, Cpu, Milli, Name, RootSlot};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -65,10 +65,19 @@ pub struct Module {
     pub capacity: Capacity,
     /// For placement.
     pub labels: BTreeMap<String, String>,
+    /// The storage module that it can mount volumes from, as SERVER:EXPORT; empty when it is told of none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub storage: String,
     /// Kernel release, for people.
     pub kernel: String,
     /// An operator wants no new instances here.
     pub cordoned: bool,
     /// An operator wants what runs here to move away. Implies cordoned.
     pub draining: bool,
+    /// The server runs here too.
+    #[serde(default)]
+    pub server: bool,
+    /// The root slot that it runs from, if it was started from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<RootSlot>,
 }

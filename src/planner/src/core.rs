@@ -4,7 +4,7 @@ use crate::{Refusal, link::Link, service::Drain};
 use model::{
     App, AppSpec, Desired, Event as EventRecord, ImageRef, Instance, InstanceId, Liveness, Module, Name, Now,
     Observed, Plan, Record, RecordKind, ReplicaId, ResourceName, ResourceState, Run, ServiceTable, Severity,
-    Success, Timing,
+    Success, Timing, Volume, VolumeKey, VolumeReport, VolumeSpec,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +13,14 @@ use std::collections::{BTreeMap, BTreeSet};
 pub enum Request {
     /// Create or change apps: all or none.
     Apply(Vec<AppSpec>),
+    /// Create or change volumes, then apps: all or none.
+    ApplyAll(Vec<VolumeSpec>, Vec<AppSpec>),
     /// Delete apps: all or none.
     Delete(Vec<Name>),
+    /// Delete apps and the volumes that no other app mounts.
+    DeleteWithVolumes(Vec<Name>),
+    /// Erase volumes that nobody uses: all or none.
+    DeleteVolumes(Vec<Name>),
     /// Change an app's replicas.
     Scale(Name, u32),
     /// No new instances on a module; draining also moves away what is there.
@@ -39,6 +45,15 @@ pub enum Request {
     Resize(Name, Amounts),
     /// Take a lost module off the register.
     Forget(Name),
+    /// Let a module fetch a bundle for its other root slot, or write it and restart.
+    Update {
+        /// Which.
+        module: Name,
+        /// The bundle's SHA-256, in hexadecimal digits.
+        bundle: String,
+        /// Write it and restart; else only fetch and check it.
+        install: bool,
+    },
 }
 
 /// The amounts to change; what is none stays as it is.
@@ -61,6 +76,8 @@ pub struct AgentReport {
     pub observed: Vec<Observed>,
     /// The last order whose service table it has set.
     pub routed: u64,
+    /// What it sees of volumes.
+    pub volumes: VolumeReport,
 }
 
 /// What happens to the core.
@@ -72,6 +89,8 @@ pub enum Event {
     Hello(Box<Module>, Vec<Observed>),
     /// An agent is alive.
     Heartbeat(Name, AgentReport),
+    /// A module says how its root slots are.
+    Root(Name, model::RootSlot),
     /// Time passes.
     Tick,
 }
@@ -105,6 +124,8 @@ pub struct Order {
     pub services: ServiceTable,
     /// Images that it should have in case it must take over from another module.
     pub images: Vec<ImageRef>,
+    /// Volumes whose data it is to erase.
+    pub erase: Vec<VolumeKey>,
 }
 
 /// What a step asks of the shell, in this order.
@@ -153,6 +174,9 @@ pub struct Core {
     pub(crate) successes: BTreeMap<String, Success>,
     /// The runs that are not over.
     pub(crate) open_runs: BTreeMap<InstanceId, u64>,
+    /// Volumes.
+    pub(crate) volumes: BTreeMap<Name, Volume>,
+    pub(crate) volume_watch: crate::volumes::Watch,
     /// Modules whose resource states may have changed.
     pub(crate) touched: BTreeSet<Name>,
     /// Weights and constraints of the unit level.
@@ -188,6 +212,10 @@ impl Core {
                 }
                 Reply::default()
             }
+            Event::Root(name, root) => {
+                self.take_root(&name, root);
+                Reply::default()
+            }
             Event::Tick => Reply::default(),
         };
         self.pass_time(&mut output);
@@ -204,6 +232,10 @@ impl Core {
         match self.modules.get(&name) {
             Some(known) => (module.cordoned, module.draining) = (known.cordoned, known.draining),
             None => self.event(Severity::Normal, &name, "Joined", format!("in slot {}", module.slot)),
+        }
+        if let Some(root) = &module.root {
+            let before = self.modules.get(&name).and_then(|known| known.root.clone());
+            self.tell_root(&name, before.as_ref(), root);
         }
         if self.modules.get(&name) != Some(&module) {
             self.put_module(module);
@@ -238,6 +270,7 @@ impl Core {
             self.event(Severity::Normal, name, "Ready", "takes work".to_owned());
         }
         self.observe(name, &report.observed);
+        self.observe_volumes(name, &report.volumes);
         self.forget_stopped(name, report);
         true
     }
@@ -338,7 +371,8 @@ impl Core {
             }
             self.tell(&name, number);
             let images = self.prefetched.get(&name).cloned().unwrap_or_default();
-            output.orders.insert(name, Order { number, desired, services: self.table.clone(), images });
+            let (services, erase) = (self.table.clone(), self.erasures(&name));
+            output.orders.insert(name, Order { number, desired, services, images, erase });
         }
         let changed = std::mem::take(&mut self.changed);
         output.changes =

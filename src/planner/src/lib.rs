@@ -36,11 +36,14 @@ mod resize;
 mod resources;
 mod rollout;
 mod service;
+mod slots;
 mod strategies;
 mod tasks;
 #[cfg(test)]
 mod testing;
 mod usage;
+mod volumes;
+mod weighing;
 mod window;
 
 pub use crate::core::{AgentReport, Amounts, Change, Core, Event, Order, Output, Reply, Request};

@@ -48,6 +48,12 @@ impl Core {
         if let Some(number) = old.binding.numbers().next() {
             return Some(format!("it holds accelerator {number}, whose state stays on the board"));
         }
+        if let Some(mount) = old.spec.volumes.first() {
+            return Some(format!(
+                "it mounts volume {}, and a mount does not move with a process",
+                mount.name
+            ));
+        }
         if !old.is_ready() {
             return Some(format!("it is {}", old.phase.as_str()));
         }

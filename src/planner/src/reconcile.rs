@@ -17,6 +17,7 @@ impl Core {
         self.empty_modules();
         self.leave_accelerators();
         self.rebalance();
+        self.erase_volumes();
     }
 
     /// A module's lease and the margin have run out: nothing of kind `stop` runs there any more.
@@ -194,7 +195,8 @@ impl Core {
             if stays { None } else { old.module.clone() }
         });
         let intended = self.intended.remove(instance.id.replica());
-        let decision = self.decide_placement(&instance, from.as_ref(), only.or(intended.as_ref()));
+        let only = only.or(intended.as_ref());
+        let decision = self.decide_placement(&instance, from.as_ref(), only).shortened();
         let mut message = decision.refusal();
         if decision.chosen.is_none()
             && let Some(waits) = self.preempt(&instance)
@@ -220,6 +222,7 @@ impl Core {
         instance.message = message;
         instance.decision = decision;
         self.placed(&instance);
+        self.attach_volumes(&instance);
         self.put_instance(instance);
     }
 
@@ -232,7 +235,7 @@ impl Core {
             .filter_map(|i| {
                 let module = i.module.as_ref().and_then(|m| self.modules.get(m)).filter(|m| m.draining)?;
                 let app = self.apps.get(&i.spec.name)?;
-                Some((i.id.clone(), format!("drain of {}", module.name), app.spec.migration.planned))
+                Some((i.id.clone(), format!("drain of {}", module.name), self.planned_move(&app.spec)))
             })
             .collect();
         for (id, cause, planned) in wanting {
@@ -257,7 +260,7 @@ impl Core {
 
     fn stops_first(&self, instance: &Instance) -> bool {
         instance.is_leaving()
-            && instance.spec.migration.planned == PlannedMove::StopFirst
+            && self.planned_move(&instance.spec) == PlannedMove::StopFirst
             && self.apps.contains_key(&instance.spec.name)
     }
 
@@ -268,7 +271,7 @@ impl Core {
         {
             let Some(plan) = self.plan_rebalance() else { return };
             let Some(old) = self.instances.get(&plan.instance).cloned() else { return };
-            if old.spec.migration.planned == PlannedMove::StopFirst {
+            if self.planned_move(&old.spec) == PlannedMove::StopFirst {
                 let text = format!("rebalance to {}: stop first", plan.to);
                 self.event(Severity::Normal, old.id.replica(), "Stopping", text);
                 self.intended.insert(old.id.replica().clone(), plan.to);

@@ -136,7 +136,7 @@ impl Core {
         let serving: std::collections::BTreeSet<u32> =
             own.iter().filter(|i| i.is_ready() && !i.draining).map(|i| i.id.replica().number).collect();
         let mut missing = count(app.spec.replicas).saturating_sub(serving.len());
-        let stop_first = app.spec.migration.planned == PlannedMove::StopFirst;
+        let stop_first = self.planned_move(&app.spec) == PlannedMove::StopFirst;
         let surge = if stop_first { 0 } else { count(app.spec.update.surge) };
         let unavailable = count(app.spec.update.max_unavailable).max(usize::from(surge == 0));
         // What is not ready serves nobody: it goes first.

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 mod moves;
+mod volumes;
 
 fn accelerator(number: u32) -> Accelerator {
     let pcie_slot = (number + 5).to_string();
@@ -32,9 +33,12 @@ fn module(slot: u16) -> Module {
             accelerators: (0..3).map(accelerator).collect(),
         },
         labels: BTreeMap::new(),
+        storage: "10.44.0.9:/volumes".to_owned(),
         kernel: String::new(),
         cordoned: false,
         draining: false,
+        server: false,
+        root: None,
     }
 }
 
@@ -71,6 +75,8 @@ struct World {
     agents: BTreeMap<Name, Agent>,
     time: u64,
     timing: Timing,
+    /// So many steps from now the server dies between what it commits and what it sends.
+    dies_in: Option<u32>,
 }
 
 impl World {
@@ -105,7 +111,7 @@ impl World {
             })
             .collect();
         let core = Core::load(vec![], timing, Now::default());
-        let mut world = Self { core, stored: BTreeMap::new(), agents, time: 1000, timing };
+        let mut world = Self { core, stored: BTreeMap::new(), agents, time: 1000, timing, dies_in: None };
         world.run(1000);
         world
     }
@@ -117,17 +123,28 @@ impl World {
     fn step(&mut self, event: Event) -> Result<(), Refusal> {
         let now = self.now();
         let (_, output) = self.core.step(event, now)?;
+        if self.dies_in == Some(0) {
+            self.dies_in = None;
+            self.commit(output.changes);
+            self.crash_server();
+            return Ok(());
+        }
+        self.dies_in = self.dies_in.map(|steps| steps - 1);
         self.deliver(output);
         Ok(())
     }
 
-    fn deliver(&mut self, output: Output) {
-        for change in output.changes {
+    fn commit(&mut self, changes: Vec<planner::Change>) {
+        for change in changes {
             match change.record {
                 Some(record) => drop(self.stored.insert((change.kind, change.key), record)),
                 None => drop(self.stored.remove(&(change.kind, change.key))),
             }
         }
+    }
+
+    fn deliver(&mut self, output: Output) {
+        self.commit(output.changes);
         for (name, Order { number, desired, services, .. }) in output.orders {
             let agent = self.agents.get_mut(&name).unwrap();
             if !agent.cut && agent.connected {
@@ -208,7 +225,8 @@ impl World {
             })
             .collect();
         if agent.connected {
-            let report = AgentReport { taken: agent.taken, observed, routed: agent.routed };
+            let volumes = Default::default();
+            let report = AgentReport { taken: agent.taken, observed, routed: agent.routed, volumes };
             self.step(Event::Heartbeat(name.clone(), report)).unwrap();
         } else {
             agent.connected = true;
@@ -238,6 +256,7 @@ impl World {
     /// The invariants.
     fn check(&self) {
         self.check_numbers();
+        self.check_volumes();
         let mut seen: BTreeMap<String, Vec<InstanceId>> = BTreeMap::new();
         for agent in self.agents.values() {
             for id in agent.running.keys() {

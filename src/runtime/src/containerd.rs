@@ -5,27 +5,25 @@ mod live;
 mod update;
 
 use crate::{
-    Accelerators, Found, LiveMoves, Network, Runtime, RuntimeError, image::KnownImages, logs::Logs, spec,
+    Accelerators, Found, LiveMoves, Network, Runtime, RuntimeError, Volumes, image::KnownImages, logs::Logs,
+    spec, volumes::VolumeBind,
 };
 use async_trait::async_trait;
 use containerd_client::{
     services::v1::{
         Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest,
-        GetRequest, KillRequest, ListContainersRequest, ResumeTaskRequest, StartRequest, TransferRequest,
-        WaitRequest,
+        GetRequest, KillRequest, ListContainersRequest, ResumeTaskRequest, StartRequest, WaitRequest,
         container::Runtime as Shim,
         containers_client::ContainersClient,
         content_client::ContentClient,
         images_client::ImagesClient,
-        snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest, snapshots_client::SnapshotsClient},
+        snapshots::{
+            PrepareSnapshotRequest, RemoveSnapshotRequest, UsageRequest, snapshots_client::SnapshotsClient,
+        },
         tasks_client::TasksClient,
         transfer_client::TransferClient,
     },
-    types::{
-        Mount, Platform,
-        transfer::{ImageStore, OciRegistry, RegistryResolver, UnpackConfiguration},
-        v1::Status as TaskStatus,
-    },
+    types::{Mount, v1::Status as TaskStatus},
 };
 use model::{Desired, Endpoint, ImageRef, InstanceId, PlannedMove, ServiceTable};
 use oci_spec::{image::ImageConfiguration, runtime::Spec};
@@ -39,7 +37,7 @@ use tokio::task::AbortHandle;
 use tonic::{Code, Request, transport::Channel};
 
 const NAMESPACE: &str = "spacecloud";
-const SNAPSHOTTER: &str = "overlayfs";
+pub(crate) const SNAPSHOTTER: &str = "overlayfs";
 const SHIM: &str = "io.containerd.runc.v2";
 const DESIRED: &str = "spacecloud.desired";
 const ADDRESS: &str = "spacecloud.address";
@@ -83,6 +81,9 @@ impl Calls {
     pub(crate) fn content(&self) -> ContentClient<Channel> {
         ContentClient::new(self.channel.clone())
     }
+    pub(crate) fn transfers(&self) -> TransferClient<Channel> {
+        TransferClient::new(self.channel.clone())
+    }
     fn tasks(&self) -> TasksClient<Channel> {
         TasksClient::new(self.channel.clone())
     }
@@ -109,10 +110,14 @@ pub struct Containerd {
 pub struct Engine {
     /// The one registry that images may come from, as `HOST:PORT`.
     pub registry: String,
+    /// Registries that follow it, as `HOST:PORT`: asked, in order, when it does not answer or lacks an image.
+    pub mirrors: Vec<String>,
     /// The program that runs containers: runc or crun.
     pub oci_runtime: String,
     /// The module's slot map.
     pub accelerators: Accelerators,
+    /// The module's volumes.
+    pub volumes: Volumes,
 }
 
 impl Containerd {
@@ -146,7 +151,9 @@ impl Containerd {
     async fn set_up(&self, desired: &Desired) -> Result<(String, Vec<Mount>), RuntimeError> {
         let id = desired.id.to_string();
         let image = self.calls.image(desired.spec.image.as_str()).await?;
-        let spec = self.spec(desired, &image.config)?;
+        let owner = spec::user(desired, &image.config)?;
+        let volumes = self.engine.volumes.attach(desired, owner).await?;
+        let spec = self.spec(desired, &image.config, &volumes)?;
         let labels = HashMap::from([("containerd.io/gc.root".to_owned(), timestamp())]);
         let request = PrepareSnapshotRequest {
             snapshotter: SNAPSHOTTER.into(),
@@ -219,12 +226,17 @@ impl Containerd {
         self.calls.tasks().start(start).await.map(drop).map_err(RuntimeError::call("start", &id))
     }
 
-    fn spec(&self, desired: &Desired, image: &ImageConfiguration) -> Result<Spec, RuntimeError> {
+    fn spec(
+        &self,
+        desired: &Desired,
+        image: &ImageConfiguration,
+        volumes: &[VolumeBind],
+    ) -> Result<Spec, RuntimeError> {
         let resolv_conf = Some(self.network.resolv_conf()).filter(|path| path.exists());
         let netns = self.network.namespace(&desired.id);
         let grants = self.engine.accelerators.grants(&desired.binding)?;
         let (module, resolv_conf) = (self.module.as_str(), resolv_conf.as_deref());
-        let place = spec::Place { netns: &netns, module, grants: &grants, resolv_conf };
+        let place = spec::Place { netns: &netns, module, grants: &grants, resolv_conf, volumes };
         let mut spec = spec::build(desired, image, &place)?;
         if desired.spec.migration.planned == PlannedMove::Live {
             let file = self.network.criu_config(live::CRIU)?.display().to_string();
@@ -263,6 +275,7 @@ impl Containerd {
             self.calls.request(RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: name });
         gone_is_fine(self.calls.snapshots().remove(request).await)
             .map_err(RuntimeError::call("remove the file system of", id))?;
+        self.engine.volumes.detach(id).await;
         detached
     }
 
@@ -286,32 +299,7 @@ impl Runtime for Containerd {
         if self.calls.image(image.as_str()).await.is_ok() {
             return Ok(());
         }
-        let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-        let platform =
-            Platform { os: "linux".into(), architecture: architecture.into(), ..Platform::default() };
-        let source =
-            OciRegistry { reference: image.to_string(), resolver: Some(RegistryResolver::default()) };
-        let unpack =
-            UnpackConfiguration { platform: Some(platform.clone()), snapshotter: SNAPSHOTTER.into() };
-        let target = ImageStore {
-            name: image.to_string(),
-            platforms: vec![platform],
-            unpacks: vec![unpack],
-            ..ImageStore::default()
-        };
-        let request = TransferRequest {
-            source: Some(any("containerd.types.transfer.OCIRegistry", source.encode_to_vec())),
-            destination: Some(any("containerd.types.transfer.ImageStore", target.encode_to_vec())),
-            options: None,
-        };
-        let mut client = TransferClient::new(self.calls.channel.clone());
-        match client.transfer(self.calls.request(request)).await {
-            Ok(_) => Ok(()),
-            Err(status) if status.code() == Code::NotFound || status.message().contains("not found") => {
-                Err(RuntimeError::NoImage { image: image.to_string() })
-            }
-            Err(status) => Err(RuntimeError::call("pull", image)(status)),
-        }
+        self.calls.pull(image, &self.engine.mirrors).await
     }
 
     async fn start(&self, desired: &Desired) -> Result<String, RuntimeError> {
@@ -362,6 +350,14 @@ impl Runtime for Containerd {
         self.network.services().set(table).await
     }
 
+    async fn disk(&self, id: &InstanceId) -> Result<u64, RuntimeError> {
+        let key = id.to_string();
+        let request = self.calls.request(UsageRequest { snapshotter: SNAPSHOTTER.into(), key });
+        let usage = self.calls.snapshots().usage(request).await;
+        let size = usage.map_err(RuntimeError::call("measure the file system of", id))?.into_inner().size;
+        Ok(u64::try_from(size).unwrap_or(0))
+    }
+
     async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
         self.network.services().connections(endpoints).await
     }
@@ -380,6 +376,7 @@ impl Runtime for Containerd {
                 Err(status) if status.code() == Code::NotFound => None,
                 Err(status) => return Err(RuntimeError::call("look up", &container.id)(status)),
             };
+            self.engine.volumes.adopt(&desired);
             let is = |all: &[TaskStatus]| all.iter().any(|wanted| status == Some(*wanted as i32));
             let frozen = is(&[TaskStatus::Paused, TaskStatus::Pausing]);
             let running = frozen || is(&[TaskStatus::Running]);
@@ -439,7 +436,7 @@ fn to_json<T: serde::Serialize>(value: &T, desired: &Desired) -> Result<Vec<u8>,
         .map_err(|e| RuntimeError::BadImage { image: desired.spec.image.to_string(), reason: e.to_string() })
 }
 
-fn any(type_url: &str, value: Vec<u8>) -> prost_types::Any {
+pub(crate) fn any(type_url: &str, value: Vec<u8>) -> prost_types::Any {
     prost_types::Any { type_url: type_url.to_owned(), value }
 }
 

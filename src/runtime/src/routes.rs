@@ -1,7 +1,10 @@
 use crate::RuntimeError;
 use futures_util::TryStreamExt;
 use model::Subnet;
-use rtnetlink::{LinkBridge, LinkUnspec, RouteMessageBuilder, packet_route::link::LinkAttribute};
+use rtnetlink::{
+    LinkBridge, LinkUnspec, RouteMessageBuilder,
+    packet_route::{link::LinkAttribute, route::RouteType},
+};
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::Path,
@@ -89,6 +92,31 @@ fn other_end(namespace: &Path) -> std::io::Result<u32> {
         });
         peer.ok_or_else(|| std::io::Error::other("eth0 has no other end"))
     })
+}
+
+/// Lets nothing more go to an address, or lets it go again; either may be so already. What a connection that is closed
+/// still has to send does not leave the module either.
+///
+/// # Errors
+/// The kernel refuses.
+pub(crate) async fn block(address: Ipv4Addr, blocked: bool) -> Result<(), RuntimeError> {
+    let (connection, handle, _) =
+        rtnetlink::new_connection().map_err(RuntimeError::io("open", "the kernel's netlink socket"))?;
+    let connection = tokio::spawn(connection);
+    let route = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(address, 32)
+        .kind(RouteType::Unreachable)
+        .build();
+    let answer = if blocked {
+        handle.route().add(route).replace().execute().await
+    } else {
+        handle.route().del(route).execute().await
+    };
+    connection.abort();
+    match answer {
+        Err(rtnetlink::Error::NetlinkError(e)) if !blocked && e.raw_code() == -nix::libc::ESRCH => Ok(()),
+        other => other.map_err(|source| RuntimeError::Route { subnet: format!("{address}/32"), source }),
+    }
 }
 
 /// Makes the bridge that instances hang on, with its address, so that it is there before the first of them.

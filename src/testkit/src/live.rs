@@ -1,6 +1,6 @@
 //! Live moves of instances that are entries of a map: what one has in memory is a text.
 
-use crate::{FakeRuntime, lock};
+use crate::engine::{FakeRuntime, lock};
 use async_trait::async_trait;
 use model::{Desired, InstanceId};
 use runtime::{LiveMoves, RuntimeError};
@@ -92,7 +92,7 @@ impl FakeRuntime {
         Ok(())
     }
 
-    fn write(&self, id: &InstanceId, to: &Path) -> Result<(), RuntimeError> {
+    fn write_memory(&self, id: &InstanceId, to: &Path) -> Result<(), RuntimeError> {
         let text = self.memory(id).unwrap_or_default();
         let failed = |source| RuntimeError::Io { operation: "write", path: to.to_owned(), source };
         std::fs::create_dir_all(to).and_then(|()| std::fs::write(to.join("memory"), text)).map_err(failed)
@@ -103,7 +103,7 @@ impl FakeRuntime {
 impl LiveMoves for FakeRuntime {
     async fn copy(&self, id: &InstanceId, to: &Path, _: Option<&str>) -> Result<(), RuntimeError> {
         self.step(Step::Copy, id).await?;
-        self.write(id, to)
+        self.write_memory(id, to)
     }
 
     async fn freeze(&self, id: &InstanceId) -> Result<(), RuntimeError> {
@@ -113,7 +113,7 @@ impl LiveMoves for FakeRuntime {
 
     async fn checkpoint(&self, id: &InstanceId, to: &Path, _: Option<&str>) -> Result<(), RuntimeError> {
         self.step(Step::Checkpoint, id).await?;
-        self.write(id, to)
+        self.write_memory(id, to)
     }
 
     async fn thaw(&self, id: &InstanceId) -> Result<(), RuntimeError> {

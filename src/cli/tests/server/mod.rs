@@ -1,12 +1,18 @@
 //! A server that keeps the contract's form: it notes what it is asked, and shows the snapshot it is given.
+// Each test program is compiled by itself and uses a part of this.
+#![allow(dead_code, unused_imports)]
+
 mod link;
+mod slots;
 
 pub(crate) use link::Link;
+pub(crate) use slots::{Fate, slotted};
 
 use crate::common;
 use api::v1::{
-    App, ApplyRequest, CordonRequest, DeleteRequest, Done, ForgetRequest, GetRequest, Instance, LogChunk,
-    LogsRequest, MaintainRequest, Module, PlannerTables, ResizeRequest, ScaleRequest, Snapshot,
+    App, ApplyRequest, BundleId, BundlePart, BundleStored, CordonRequest, DeleteRequest,
+    DeleteVolumesRequest, Done, ForgetRequest, GetRequest, Instance, LogChunk, LogsRequest, MaintainRequest,
+    Module, PlannerTables, ResizeRequest, ScaleRequest, Snapshot, UpdateRequest,
     cluster_server::{Cluster, ClusterServer},
 };
 use identity::{Authority, Role};
@@ -20,7 +26,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt, iter, wrappers::WatchStream};
 use tonic::{
-    Request, Response, Status,
+    Request, Response, Status, Streaming,
     transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming},
 };
 
@@ -39,6 +45,7 @@ struct Shown {
 struct Desk {
     asked: Arc<Mutex<Vec<String>>>,
     shown: watch::Sender<Shown>,
+    slots: slots::Desk,
 }
 
 /// A running server, its cluster's authority, and the home of its operator.
@@ -56,7 +63,11 @@ impl Serving {
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(papers.certificate, papers.key))
             .client_ca_root(Certificate::from_pem(authority.certificate()));
-        let desk = Desk { asked: Arc::default(), shown: watch::Sender::new(Shown::default()) };
+        let desk = Desk {
+            asked: Arc::default(),
+            shown: watch::Sender::new(Shown::default()),
+            slots: Default::default(),
+        };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -94,6 +105,11 @@ impl Serving {
         self.desk.shown.send_modify(|shown| change(&mut shown.tables));
     }
 
+    /// What becomes of a module that is updated.
+    pub(crate) fn destine(&self, module: &str, fate: Fate) {
+        self.desk.slots.destine(module, fate);
+    }
+
     /// Ends the watches of this moment, as a restart does.
     pub(crate) fn cut_watches(&self) {
         self.desk.shown.send_modify(|shown| shown.generation += 1);
@@ -118,16 +134,20 @@ impl Cluster for Desk {
     type LogsStream = Flow<LogChunk>;
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Answer<Done> {
-        let specs = request.into_inner().specs_json;
+        let ApplyRequest { specs_json: specs, volumes_json } = request.into_inner();
         if specs.len() == 2 && specs.first() == specs.last() {
             return Err(Status::invalid_argument("app cam appears twice"));
         }
-        self.note(specs.join(" "))?;
-        Ok(Response::new(Done { lines: vec![format!("{} apps", specs.len())] }))
+        self.note(specs.iter().chain(&volumes_json).map(String::as_str).collect::<Vec<_>>().join(" "))?;
+        let mut lines = vec![format!("{} apps", specs.len())];
+        lines.extend(volumes_json.first().map(|_| format!("{} volumes", volumes_json.len())));
+        Ok(Response::new(Done { lines }))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Answer<Done> {
-        self.note(format!("delete {}", request.into_inner().apps.join(",")))
+        let DeleteRequest { apps, volumes } = request.into_inner();
+        let with = if volumes { " with volumes" } else { "" };
+        self.note(format!("delete {}{with}", apps.join(",")))
     }
 
     async fn scale(&self, request: Request<ScaleRequest>) -> Answer<Done> {
@@ -140,7 +160,10 @@ impl Cluster for Desk {
         match module.as_str() {
             "module-9" => Err(Status::not_found("there is no module-9")),
             "module-8" => Err(Status::unavailable("the server is starting")),
-            _ => self.note(format!("{module} cordoned={cordoned} draining={draining}")),
+            _ => {
+                slots::drain(&self.shown, &module, cordoned, draining);
+                self.note(format!("{module} cordoned={cordoned} draining={draining}"))
+            }
         }
     }
 
@@ -171,6 +194,25 @@ impl Cluster for Desk {
 
     async fn forget(&self, request: Request<ForgetRequest>) -> Answer<Done> {
         self.note(format!("forget {}", request.into_inner().module))
+    }
+
+    async fn bundle_at(&self, request: Request<BundleId>) -> Answer<BundleStored> {
+        Ok(Response::new(self.slots.stored(&request.into_inner())))
+    }
+
+    async fn put_bundle(&self, request: Request<Streaming<BundlePart>>) -> Answer<BundleStored> {
+        self.slots.take(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn update(&self, request: Request<UpdateRequest>) -> Answer<Done> {
+        let request = request.into_inner();
+        let line = format!("{} {}", if request.install { "install" } else { "check" }, request.module);
+        slots::carry_out(self.slots.fate(&request.module), &request, &self.shown);
+        self.note(line)
+    }
+
+    async fn delete_volumes(&self, request: Request<DeleteVolumesRequest>) -> Answer<Done> {
+        self.note(format!("delete volumes {}", request.into_inner().volumes.join(",")))
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Answer<Self::LogsStream> {

@@ -4,16 +4,23 @@ use super::{
     gate::Gate,
     giving::{self, Hold},
     health::{Verdict, Watch},
+    limits::{beyond, follow_limits, outgrown},
     probe::Target,
     taking,
 };
 use crate::{chain, config::Config, wall_clock};
-use model::{Desired, InstanceId, Kind, Live, Name, Observed, OnDisconnect, Phase, Span};
+use model::{
+    Attachment, Binding, Desired, InstanceId, Kind, Live, Name, Observed, OnDisconnect, Phase, Span,
+    VolumeKey,
+};
 use planner::Lease;
 use runtime::{Fence, Found, Runtime, RuntimeError, boot_clock};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{Notify, watch};
@@ -22,8 +29,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// An instance that ran this long starts its pauses anew.
 const GOOD_RUN: Duration = Duration::from_secs(60);
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 const UNHEALTHY: &str = "unhealthy: ";
+/// Before the reason for which an instance that runs is stopped here.
+const STOPPED: &str = "stopped: ";
 
 struct Handle {
     observed: Observed,
@@ -52,6 +61,10 @@ pub(super) struct Instances {
     gate: Gate,
     /// Something that the server wants to know has changed.
     pub(super) changed: Notify,
+    /// How often something was stopped because the lease had run out.
+    fenced: AtomicU64,
+    /// Volumes that hold more than they may, and how much.
+    pub(super) full: watch::Sender<BTreeMap<VolumeKey, String>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -70,7 +83,14 @@ impl Instances {
             state: Mutex::default(),
             gate: Gate::new(),
             changed: Notify::new(),
+            fenced: AtomicU64::new(0),
+            full: watch::Sender::default(),
         })
+    }
+
+    /// The volumes of everything that is here.
+    pub(super) fn attached(&self) -> Vec<Attachment> {
+        lock(&self.state).handles.values().flat_map(|h| h.desired.borrow().volumes.clone()).collect()
     }
 
     pub(super) fn lease_holds(&self) -> bool {
@@ -113,6 +133,8 @@ impl Instances {
         if let Err(error) = self.fence.kill() {
             tracing::error!(error = %chain(&error), "cannot fence");
         }
+        self.fenced.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_one();
         for id in doomed {
             state.wanted.remove(&id);
             if let Some(handle) = state.handles.get(&id)
@@ -121,6 +143,12 @@ impl Instances {
                 tracing::warn!(instance = %id, "the lease ran out: stopped");
             }
         }
+    }
+
+    /// Changes whenever something was stopped because the lease had run out. The server may not have noticed: if the
+    /// stall was short, it believes that all goes on, and must be told by a new hello.
+    pub(super) fn fenced(&self) -> u64 {
+        self.fenced.load(Ordering::Relaxed)
     }
 
     /// Waits until nothing is left of what was fenced.
@@ -192,6 +220,14 @@ impl Instances {
         }
         drop(state);
         self.changed.notify_one();
+    }
+
+    /// The server gives nobody what somebody has. Should it ever, the second one does not start.
+    fn refuse_beyond(&self, desired: &Desired) -> Result<(), RuntimeError> {
+        let state = lock(&self.state);
+        let others = state.handles.iter().filter(|(id, _)| **id != desired.id);
+        let held: Vec<Binding> = others.map(|(_, handle)| handle.desired.borrow().binding.clone()).collect();
+        beyond(&desired.binding, &held)
     }
 
     pub(super) fn observed(&self) -> Vec<Observed> {
@@ -300,26 +336,17 @@ impl Handle {
     }
 }
 
-/// Gives a running instance what it is to have; tries again until it is so, or something newer is wanted.
-async fn follow_limits(mut changes: watch::Receiver<Desired>, runtime: Arc<dyn Runtime>, mut given: Desired) {
+fn full(full: &BTreeMap<VolumeKey, String>, desired: &Desired) -> Option<String> {
+    desired.volumes.iter().find_map(|v| full.get(&v.key).cloned())
+}
+
+/// Waits until a volume of the instance holds more than it may; answers which.
+async fn overflows(mut all: watch::Receiver<BTreeMap<VolumeKey, String>>, desired: Desired) -> String {
     loop {
-        let mut wanted = changes.borrow_and_update().clone();
-        // A move changes no limits.
-        wanted.live.clone_from(&given.live);
-        if wanted != given {
-            match runtime.update(&wanted).await {
-                Ok(()) => {
-                    tracing::info!(instance = %wanted.id, binding = %wanted.binding.words(), "limits changed");
-                    given = wanted;
-                }
-                Err(error) => {
-                    tracing::warn!(instance = %wanted.id, error = %chain(&error), "cannot change the limits");
-                    tokio::time::sleep(RETRY).await;
-                    continue;
-                }
-            }
+        if let Some(words) = full(&all.borrow_and_update(), &desired) {
+            return format!("{UNHEALTHY}{words}");
         }
-        if changes.changed().await.is_err() {
+        if all.changed().await.is_err() {
             return std::future::pending().await;
         }
     }
@@ -374,8 +401,8 @@ impl Life {
                     if self.gone_while_held().await {
                         break;
                     }
-                    if let Some(why) = message.strip_prefix(UNHEALTHY) {
-                        self.end_unhealthy(why).await;
+                    if message.starts_with(UNHEALTHY) || message.starts_with(STOPPED) {
+                        self.end_here(&message).await;
                     }
                     if began.elapsed() >= GOOD_RUN {
                         pause = FIRST_PAUSE;
@@ -405,6 +432,10 @@ impl Life {
         self.all.runtime.pull(&self.desired.spec.image).await?;
         if !self.all.lease_holds() || *self.stopped.borrow() {
             return Err(RuntimeError::Fenced);
+        }
+        self.all.refuse_beyond(&self.desired)?;
+        if let Some(words) = full(&self.all.full.borrow(), &self.desired) {
+            return Err(RuntimeError::VolumeFull { words });
         }
         let address = self.all.runtime.start(&self.desired).await?;
         tracing::info!(instance = %self.desired.id, %address, "started");
@@ -548,10 +579,14 @@ impl Life {
                 tokio::time::sleep(watch.pause()).await;
             }
         };
+        let growing = outgrown(self.changes.clone(), runtime.clone(), id.clone());
         let mut stopped = self.stopped.clone();
+        let overflowing = overflows(self.all.full.subscribe(), self.desired.clone());
         let message = tokio::select! {
             message = ended => message,
+            message = overflowing => Some(message),
             message = probing => Some(message),
+            why = growing => Some(format!("{STOPPED}{why}")),
             () = changing => return None,
             () = self.thaw_when_told() => return None,
             _ = stopped.wait_for(|stop| *stop) => return None,
@@ -566,9 +601,9 @@ impl Life {
     }
 
     /// It leaves its service at once, and its process is ended before it is started anew.
-    async fn end_unhealthy(&self, why: &str) {
-        self.see(Phase::BackOff, "", &format!("{UNHEALTHY}{why}"), 0);
-        tracing::warn!(instance = %self.desired.id, why, "unhealthy: started anew");
+    async fn end_here(&self, why: &str) {
+        self.see(Phase::BackOff, "", why, 0);
+        tracing::warn!(instance = %self.desired.id, why, "started anew");
         if let Err(error) = self.all.runtime.stop(&self.desired.id, self.desired.spec.grace.duration()).await
         {
             // The next start tries once more.

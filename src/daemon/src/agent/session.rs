@@ -1,10 +1,13 @@
 //! One connection to the server, from the hello to its end.
 
-use super::{describe, instances::Instances, joining, logs, prefetch::Prefetch, services::Services};
+use super::{
+    describe, instances::Instances, joining, logs, prefetch::Prefetch, services::Services, update::Updates,
+    volumes::VolumeWatch,
+};
 use crate::config::Config;
 use anyhow::{Context, bail};
 use api::{
-    from_desired, from_services, to_observed,
+    from_desired, from_erase, from_services, to_observed, to_root, to_volumes,
     v1::{self, FromAgent, Heartbeat, Hello, agents_client::AgentsClient, from_agent, to_agent},
 };
 use model::{Name, Timing};
@@ -18,11 +21,21 @@ const WINDOW: usize = 64;
 /// Between two looks at the slots of the accelerators.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// What outlives a session.
+#[derive(Clone, Copy)]
+pub(super) struct Parts<'a> {
+    /// Where other modules fetch processes that move live.
+    pub(super) live: &'a str,
+    pub(super) instances: &'a Arc<Instances>,
+    pub(super) services: &'a Services,
+    pub(super) prefetch: &'a Prefetch,
+    pub(super) updates: &'a Arc<Updates>,
+    pub(super) volumes: &'a VolumeWatch,
+}
+
 struct Session<'a> {
     module: &'a Name,
-    instances: &'a Arc<Instances>,
-    services: &'a Services,
-    prefetch: &'a Prefetch,
+    parts: Parts<'a>,
     out: mpsc::Sender<FromAgent>,
     timing: Timing,
     /// (sequence, sent at) of heartbeats that are not yet acknowledged.
@@ -33,14 +46,8 @@ struct Session<'a> {
 }
 
 /// Ends with an error, always: the connection broke, or the lease ran out.
-pub(super) async fn run(
-    config: &Config,
-    module: &Name,
-    live: &str,
-    instances: &Arc<Instances>,
-    services: &Services,
-    prefetch: &Prefetch,
-) -> anyhow::Result<()> {
+pub(super) async fn run(config: &Config, module: &Name, parts: Parts<'_>) -> anyhow::Result<()> {
+    let Parts { live, instances, services, updates, .. } = parts;
     let before = boot_clock();
     let channel = match joining::connect(config, module).await {
         Ok(channel) => channel,
@@ -54,7 +61,8 @@ pub(super) async fn run(
     services.new_session();
     let (out, outbound) = mpsc::channel(WINDOW);
     let hello_sent = boot_clock();
-    let module_now = describe(config, live)?;
+    let module_now = describe(config, live, updates.root())?;
+    let fenced = instances.fenced();
     let described = serde_json::to_string(&module_now)?;
     let observed = instances.observed().iter().map(to_observed).collect();
     out.send(FromAgent {
@@ -67,8 +75,7 @@ pub(super) async fn run(
     let sent = VecDeque::from([(0, hello_sent)]);
     let (sequence, taken, peers) = (0, 0, vec![]);
     let timing = config.timing;
-    let mut session =
-        Session { module, instances, services, prefetch, out, timing, sent, sequence, taken, peers };
+    let mut session = Session { module, parts, out, timing, sent, sequence, taken, peers };
     let mut beat = tokio::time::interval(session.timing.heartbeat.duration());
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut look = tokio::time::interval(LOOK);
@@ -89,12 +96,16 @@ pub(super) async fn run(
             }
             _ = beat.tick() => session.heartbeat()?,
             () = instances.changed.notified() => session.heartbeat()?,
+            () = updates.changed.notified() => session.tell_root()?,
             _ = look.tick() => {
                 // What a module has is said in its hello.
                 if config.accelerators().discover() != module_now.capacity.accelerators {
                     bail!("the accelerators have changed");
                 }
             }
+        }
+        if instances.fenced() != fenced {
+            bail!("the lease ran out");
         }
         if heard.elapsed() > session.timing.lease.duration() + Duration::from_millis(100) {
             bail!("the server is silent");
@@ -111,11 +122,26 @@ fn refused(error: &anyhow::Error) -> bool {
 }
 
 impl Session<'_> {
+    fn tell_root(&self) -> anyhow::Result<()> {
+        let Some((root, progress)) = self.parts.updates.now() else { return Ok(()) };
+        let state = to_root(&root, progress)?;
+        match self.out.try_send(FromAgent { message: Some(from_agent::Message::Root(state)) }) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                // Later: what matters is how it is then.
+                self.parts.updates.changed.notify_one();
+                Ok(())
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => bail!("the connection broke"),
+        }
+    }
+
     fn heartbeat(&mut self) -> anyhow::Result<()> {
         self.sequence += 1;
-        let observed = self.instances.observed().iter().map(to_observed).collect();
-        let (sequence, taken, routed) = (self.sequence, self.taken, self.services.routed());
-        let beat = Heartbeat { sequence, taken, observed, routed };
+        let observed = self.parts.instances.observed().iter().map(to_observed).collect();
+        let (sequence, taken, routed) = (self.sequence, self.taken, self.parts.services.routed());
+        let volumes_json = to_volumes(&self.parts.volumes.report())?;
+        let beat = Heartbeat { sequence, taken, observed, routed, volumes_json };
         // The time before sending: the lease may never be longer than the server believes.
         self.sent.push_back((self.sequence, boot_clock()));
         while self.sent.len() > WINDOW {
@@ -138,9 +164,10 @@ impl Session<'_> {
                 let desired = order.desired.iter().map(from_desired).collect::<Result<Vec<_>, _>>()?;
                 tracing::info!(number = order.number, instances = desired.len(), "order");
                 let services = from_services(&order.services_json)?;
-                self.instances.order(desired);
-                self.services.order(order.number, services);
-                self.prefetch.order(&order.images);
+                self.parts.instances.order(desired);
+                self.parts.services.order(order.number, services);
+                self.parts.prefetch.order(&order.images);
+                self.parts.volumes.order(from_erase(&order.erase_json)?);
                 self.taken = order.number;
                 self.heartbeat()?;
             }
@@ -148,10 +175,11 @@ impl Session<'_> {
                 let path = wanted
                     .instance
                     .parse()
-                    .map(|id| self.instances.runtime.log(&id))
+                    .map(|id| self.parts.instances.runtime.log(&id))
                     .context("bad log request")?;
                 tokio::spawn(logs::send(path, wanted, self.out.clone()));
             }
+            to_agent::Message::Update(wanted) => self.parts.updates.wanted(wanted, self.parts.instances),
         }
         Ok(())
     }
@@ -163,7 +191,7 @@ impl Session<'_> {
         if let Some((sequence, at)) = self.sent.front().copied()
             && sequence == ack.sequence
         {
-            self.instances.acknowledged(at, self.timing.lease);
+            self.parts.instances.acknowledged(at, self.timing.lease);
         }
         if ack.peers != self.peers {
             let own = self.module.to_string();

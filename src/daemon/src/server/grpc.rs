@@ -1,18 +1,21 @@
 //! The gRPC services: who asks is checked here, what is asked goes to the shell.
 
 use super::{
+    bundles::{self, Bundles},
     pki::Pki,
     shell::{Command, Shell},
 };
+use crate::bundle::Shelf;
 use api::{
-    from_observed,
+    from_observed, from_root, from_volumes,
     v1::{self, agents_server::Agents, cluster_server::Cluster, from_agent, to_agent},
 };
 use identity::{Role, Token, role_of};
-use model::{AppSpec, Module, Name, Observed};
-use planner::{AgentReport, Amounts, Request as Ask};
+use model::{AppSpec, Module, Name, Observed, VolumeSpec};
+use planner::{AgentReport, Amounts, Refusal, Reply, Request as Ask};
 use std::{
     collections::BTreeMap,
+    path::Path,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -35,11 +38,14 @@ pub(crate) struct Service {
     pki: Arc<Pki>,
     counter: Arc<AtomicU64>,
     logs: LogReaders,
+    bundles: Bundles,
 }
 
 impl Service {
-    pub(crate) fn new(shell: Shell, pki: Pki) -> Self {
-        Self { shell, pki: Arc::new(pki), counter: Arc::new(AtomicU64::new(1)), logs: LogReaders::default() }
+    pub(crate) fn new(shell: Shell, pki: Pki, state: &Path) -> Self {
+        let (counter, logs) = (Arc::new(AtomicU64::new(1)), LogReaders::default());
+        let bundles = Bundles::new(Shelf::new(state.join("bundles")));
+        Self { shell, pki: Arc::new(pki), counter, logs, bundles }
     }
 
     async fn ask(&self, ask: Ask) -> Result<Response<v1::Done>, Status> {
@@ -47,11 +53,16 @@ impl Service {
         if !self.shell.send(Command::Request(ask, sender)) {
             return Err(stopping());
         }
-        match receiver.await {
-            Ok(Ok(reply)) => Ok(Response::new(v1::Done { lines: reply.lines })),
-            Ok(Err(refusal)) => Err(Status::failed_precondition(refusal.to_string())),
-            Err(_) => Err(stopping()),
-        }
+        done(receiver.await)
+    }
+}
+
+/// What the shell has answered; nothing when it has ended.
+fn done<E>(answer: Result<Result<Reply, Refusal>, E>) -> Result<Response<v1::Done>, Status> {
+    match answer {
+        Ok(Ok(reply)) => Ok(Response::new(v1::Done { lines: reply.lines })),
+        Ok(Err(refusal)) => Err(Status::failed_precondition(refusal.to_string())),
+        Err(_) => Err(stopping()),
     }
 }
 
@@ -95,13 +106,28 @@ impl Cluster for Service {
                 .map_err(|e| Status::invalid_argument(format!("bad app: {e}")))
         };
         let specs = request.get_ref().specs_json.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        self.ask(Ask::Apply(specs)).await
+        let volume = |text: &String| {
+            serde_json::from_str::<VolumeSpec>(text)
+                .map_err(|e| Status::invalid_argument(format!("bad volume: {e}")))
+        };
+        let volumes = request.get_ref().volumes_json.iter().map(volume).collect::<Result<Vec<_>, _>>()?;
+        self.ask(Ask::ApplyAll(volumes, specs)).await
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::Done>, Status> {
         admin(&request)?;
         let names = request.get_ref().apps.iter().map(|n| name(n)).collect::<Result<Vec<_>, _>>()?;
-        self.ask(Ask::Delete(names)).await
+        let all = request.get_ref().volumes;
+        self.ask(if all { Ask::DeleteWithVolumes(names) } else { Ask::Delete(names) }).await
+    }
+
+    async fn delete_volumes(
+        &self,
+        request: Request<v1::DeleteVolumesRequest>,
+    ) -> Result<Response<v1::Done>, Status> {
+        admin(&request)?;
+        let names = request.get_ref().volumes.iter().map(|n| name(n)).collect::<Result<Vec<_>, _>>()?;
+        self.ask(Ask::DeleteVolumes(names)).await
     }
 
     async fn scale(&self, request: Request<v1::ScaleRequest>) -> Result<Response<v1::Done>, Status> {
@@ -146,6 +172,30 @@ impl Cluster for Service {
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Snapshot>, Status> {
         admin(&request)?;
         Ok(Response::new(self.shell.snapshots().borrow().clone()))
+    }
+
+    async fn bundle_at(&self, request: Request<v1::BundleId>) -> Result<Response<v1::BundleStored>, Status> {
+        admin(&request)?;
+        let bundle = bundles::named(Some(request.get_ref()))?;
+        Ok(Response::new(self.bundles.at(&bundle)))
+    }
+
+    async fn put_bundle(
+        &self,
+        request: Request<Streaming<v1::BundlePart>>,
+    ) -> Result<Response<v1::BundleStored>, Status> {
+        admin(&request)?;
+        self.bundles.take(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn update(&self, request: Request<v1::UpdateRequest>) -> Result<Response<v1::Done>, Status> {
+        admin(&request)?;
+        let v1::UpdateRequest { module, bundle, attempt, install } = request.into_inner();
+        bundles::named(bundle.as_ref())?;
+        let wanted = v1::UpdateWanted { bundle, attempt, install };
+        let (answer, receiver) = oneshot::channel();
+        self.shell.send(Command::Update { module: name(&module)?, wanted, answer });
+        done(receiver.await)
     }
 
     type WatchStream = Answers<v1::Snapshot>;
@@ -210,6 +260,17 @@ impl Agents for Service {
         Ok(Response::new(v1::JoinReply { certificate_pem }))
     }
 
+    type BundleStream = bundles::Parts;
+
+    async fn bundle(&self, request: Request<v1::BundleFrom>) -> Result<Response<Self::BundleStream>, Status> {
+        let Role::Agent(_) = role(&request)? else {
+            return Err(Status::permission_denied("a module's certificate is needed"));
+        };
+        let v1::BundleFrom { bundle, offset } = request.into_inner();
+        let bundle = bundles::named(bundle.as_ref())?;
+        self.bundles.give(&bundle, offset).await.map(Response::new)
+    }
+
     type SessionStream = Answers<v1::ToAgent>;
 
     async fn session(
@@ -262,8 +323,15 @@ fn take_in(
         }
         from_agent::Message::Heartbeat(beat) => {
             let (taken, routed) = (beat.taken, beat.routed);
-            let report = AgentReport { taken, observed: observations(beat.observed)?, routed };
+            let volumes =
+                from_volumes(&beat.volumes_json).map_err(|e| Status::invalid_argument(e.to_string()))?;
+            let report = AgentReport { taken, observed: observations(beat.observed)?, routed, volumes };
             shell.send(Command::Heartbeat { module: own.clone(), session, sequence: beat.sequence, report });
+        }
+        from_agent::Message::Root(state) => {
+            let root = from_root(&state).map_err(|e| Status::invalid_argument(e.to_string()))?;
+            let progress = (state.done, state.total);
+            shell.send(Command::Root { module: own.clone(), session, root, progress });
         }
         from_agent::Message::Log(part) => {
             let mut readers = logs.lock().unwrap_or_else(PoisonError::into_inner);

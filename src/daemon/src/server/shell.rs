@@ -2,8 +2,10 @@
 
 use crate::{config::Config, wall_clock};
 use anyhow::Context;
-use api::{to_desired, to_services, v1, view_app, view_event, view_instance, view_module};
-use model::{Module, Name, Now, Observed, Timing};
+use api::{
+    to_desired, to_erase, to_services, v1, view_app, view_event, view_instance, view_module, view_volume,
+};
+use model::{Module, Name, Now, Observed, RootSlot, Timing};
 use planner::{AgentReport, Core, Event, Output, Refusal, Reply, Request};
 use runtime::boot_clock;
 use std::{
@@ -22,6 +24,8 @@ pub(crate) enum Command {
     Request(Request, oneshot::Sender<Result<Reply, Refusal>>),
     Hello { module: Box<Module>, observed: Vec<Observed>, session: u64, sender: ToAgent },
     Heartbeat { module: Name, session: u64, sequence: u64, report: AgentReport },
+    Root { module: Name, session: u64, root: RootSlot, progress: (u64, u64) },
+    Update { module: Name, wanted: v1::UpdateWanted, answer: oneshot::Sender<Result<Reply, Refusal>> },
     Log { module: Name, wanted: v1::LogWanted, taken: oneshot::Sender<bool> },
     Tables(oneshot::Sender<v1::PlannerTables>),
     Stop(oneshot::Sender<()>),
@@ -50,11 +54,12 @@ impl Shell {
         let mut core = Core::load(store.load()?, config.timing, now()).with_services(config.server.services);
         core.set_policy(config.placement);
         let (commands, inbox) = channel();
-        let (publish, snapshots) = watch::channel(snapshot(&core));
+        let (publish, snapshots) = watch::channel(snapshot(&core, &BTreeMap::new()));
         let owner = Owner {
             core,
             store,
             sessions: BTreeMap::new(),
+            progress: BTreeMap::new(),
             publish,
             tick: config.timing.heartbeat.duration() / 2,
         };
@@ -98,6 +103,8 @@ struct Owner {
     core: Core,
     store: Sqlite,
     sessions: BTreeMap<Name, Session>,
+    /// How far the phase of each module's update is. Not worth a record.
+    progress: BTreeMap<Name, (u64, u64)>,
     publish: watch::Sender<v1::Snapshot>,
     tick: Duration,
 }
@@ -154,6 +161,25 @@ impl Owner {
                 }
                 self.step(Event::Heartbeat(module, report)).map(drop)
             }
+            Some(Command::Root { module, session, root, progress }) => {
+                if self.sessions.get(&module).is_none_or(|s| s.number != session) {
+                    return Ok(());
+                }
+                self.progress.insert(module.clone(), progress);
+                self.step(Event::Root(module, root)).map(drop)
+            }
+            Some(Command::Update { module, wanted, answer }) => {
+                let bundle = wanted.bundle.as_ref().map(|b| b.sha256.clone()).unwrap_or_default();
+                let ask = Request::Update { module: module.clone(), bundle, install: wanted.install };
+                let outcome = self.step(Event::Request(ask))?;
+                if let Some(session) = self.sessions.get(&module).filter(|_| outcome.is_ok()) {
+                    let message = v1::ToAgent { message: Some(v1::to_agent::Message::Update(wanted)) };
+                    // One that is gone meanwhile is asked again by whoever waits for its answer.
+                    let _ = session.sender.send(message);
+                }
+                let _ = answer.send(outcome);
+                Ok(())
+            }
             Some(Command::Log { module, wanted, taken }) => {
                 let message = v1::ToAgent { message: Some(v1::to_agent::Message::Log(wanted)) };
                 let sent = self.sessions.get(&module).is_some_and(|s| s.sender.send(message).is_ok());
@@ -198,7 +224,8 @@ impl Owner {
             let desired = order.desired.iter().map(to_desired).collect::<Result<_, _>>()?;
             let services_json = to_services(&order.services)?;
             let images = order.images.iter().map(ToString::to_string).collect();
-            let order = v1::Order { number: order.number, desired, services_json, images };
+            let erase_json = to_erase(&order.erase)?;
+            let order = v1::Order { number: order.number, desired, services_json, images, erase_json };
             if let Some(session) = self.sessions.get(&name) {
                 let _ =
                     session.sender.send(v1::ToAgent { message: Some(v1::to_agent::Message::Order(order)) });
@@ -209,7 +236,7 @@ impl Owner {
                 tracing::warn!(module = %name, "agent disconnected");
             }
         }
-        let next = snapshot(&self.core);
+        let next = snapshot(&self.core, &self.progress);
         self.publish.send_if_modified(|current| {
             let same = v1::Snapshot { at: current.at, ..next.clone() } == *current;
             if !same {
@@ -221,11 +248,15 @@ impl Owner {
     }
 }
 
-fn snapshot(core: &Core) -> v1::Snapshot {
+fn snapshot(core: &Core, progress: &BTreeMap<Name, (u64, u64)>) -> v1::Snapshot {
     let loads = core.module_loads();
     let modules = core.modules().map(|(module, liveness)| {
         let load = loads.get(&module.name).copied().unwrap_or_default();
-        view_module(module, liveness, load.cpu, load.memory, load.instances)
+        let mut view = view_module(module, liveness, load.cpu, load.memory, load.instances);
+        if let Some(update) = view.root.as_mut().and_then(|root| root.update.as_mut()) {
+            (update.done, update.total) = progress.get(&module.name).copied().unwrap_or_default();
+        }
+        view
     });
     let ready = |name: &Name| {
         let mut replicas: Vec<_> = core
@@ -243,6 +274,7 @@ fn snapshot(core: &Core) -> v1::Snapshot {
         apps: core.apps().map(|app| view_app(app, ready(app.name()))).collect(),
         instances: core.instances().map(view_instance).collect(),
         events,
+        volumes: core.volumes().map(|v| view_volume(&v)).collect(),
         server_version: env!("CARGO_PKG_VERSION").to_owned(),
         at: wall_clock(),
     }

@@ -178,6 +178,36 @@ fn a_crash_of_the_server_in_the_middle_of_an_update_changes_nothing_of_its_end()
     }
 }
 
+/// The server dies at every step of a move, when it has committed and before anybody hears of it.
+#[test]
+fn a_server_that_dies_at_any_step_of_a_move_takes_it_up_again() {
+    for planned in ["make-before-break", "stop-first"] {
+        let mut died = 0;
+        for steps in 0..200 {
+            let mut world = World::new(2);
+            apply(&mut world, web(&format!("migration = {{ planned = '{planned}', drain = '100ms' }}")));
+            world.run(1000);
+            let from = instances(&world)[0].module.clone().unwrap();
+            world.dies_in = Some(steps);
+            drop(world.request(Request::Cordon { module: from.clone(), cordoned: true, draining: true }));
+            world.run(1500);
+            died += u32::from(world.dies_in.is_none());
+            // An operator who got no answer asks again.
+            world.dies_in = None;
+            drop(world.request(Request::Cordon { module: from.clone(), cordoned: true, draining: true }));
+            world.run(3000);
+            let [only] = instances(&world)[..] else {
+                panic!("{planned}, {steps} steps: {:?}", instances(&world))
+            };
+            assert!(
+                only.is_ready() && only.module.as_ref() != Some(&from),
+                "{planned}, {steps} steps: {only:?}"
+            );
+        }
+        assert!(died > 50, "{died}");
+    }
+}
+
 #[test]
 fn more_important_instances_take_the_room_of_less_important_ones() {
     let mut world = World::new(2);

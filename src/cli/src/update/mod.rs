@@ -1,0 +1,105 @@
+//! `spacectl update`: a signed bundle rolls over the chassis, one module at a time, and stops at the first that fails.
+//!
+//! ```text
+//!  bundle ─check─► plan ─► send (resumed) ─► each module fetches and checks it
+//!                            then, for each module, the server's last:
+//!                            whole? ─► drain ─► install, restart, trial ─► uncordon
+//! ```
+//!
+//! The module itself does the work and knows what has become of it; what is here asks, watches, and may be begun anew.
+
+mod bundle;
+mod error;
+mod plan;
+mod roll;
+mod say;
+mod send;
+
+pub use error::UpdateError;
+
+use crate::{Failure, args::Output, client::Server, print};
+use bundle::Bundle;
+use clap::Args;
+use model::{Name, Span};
+use plan::Which;
+use roll::{Outcome, Roll};
+use say::Say;
+use std::path::PathBuf;
+
+/// What to update, and with what.
+#[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct Update {
+    /// The module
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    module: Option<Name>,
+    /// A RAUC bundle for modules of this kind, signed by the mission
+    bundle: PathBuf,
+    /// All modules, one after the other, the server's last
+    #[arg(long)]
+    all: bool,
+    /// The server's module too, though apps with on_disconnect = "stop" end everywhere while it restarts
+    #[arg(long)]
+    outage: bool,
+    /// How long one module may take for each step: to fetch, to be emptied, and from installing to proven good
+    #[arg(long, value_name = "SPAN", default_value = "15min")]
+    limit: Span,
+    /// How to print the result
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+pub(crate) async fn update(server: &Server, asked: Update) -> Result<(), Failure> {
+    let file = asked.bundle.clone();
+    // Hashing takes its time, and blocks nobody else here.
+    let bundle = Bundle::open(&file)?;
+    let which = asked.module.as_ref().map_or(Which::All, Which::One);
+    let plan = plan::plan(&server.snapshot().await?, which, &bundle, asked.outage)?;
+    let mut outcomes: Vec<Outcome> = plan.unchanged.iter().map(Outcome::unchanged).collect();
+    let mut failure = None;
+    if !plan.targets.is_empty() {
+        failure = roll_all(server, &bundle, &plan, asked.limit, &mut outcomes).await.err();
+    }
+    match asked.output {
+        Output::Json => print(&format!("{:#}\n", report(&bundle, &outcomes)))?,
+        _ => outcomes.iter().try_for_each(|outcome| print(&format!("{}\n", outcome.line(&bundle))))?,
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+async fn roll_all(
+    server: &Server,
+    bundle: &Bundle,
+    plan: &plan::Plan,
+    limit: Span,
+    outcomes: &mut Vec<Outcome>,
+) -> Result<(), Failure> {
+    send::send(server, bundle).await?;
+    let tasks = server.tables().await?.tasks.into_iter().map(|task| task.name).collect();
+    let mut roll = Roll::new(server, bundle, limit, tasks, Say::new());
+    // Whatever can be found wrong with the bundle is found before anything is moved.
+    for target in &plan.targets {
+        roll.check(target).await?;
+    }
+    for target in &plan.targets {
+        let outcome = roll.install(target).await;
+        outcomes.push(match &outcome {
+            Ok(took) => Outcome::updated(target, *took),
+            Err(failure) => Outcome::failed(target, failure),
+        });
+        outcome?;
+    }
+    Ok(())
+}
+
+fn report(bundle: &Bundle, outcomes: &[Outcome]) -> serde_json::Value {
+    serde_json::json!({
+        "bundle": {
+            "sha256": bundle.digest,
+            "size": bundle.size,
+            "compatible": bundle.compatible,
+            "version": bundle.version,
+        },
+        "modules": outcomes.iter().map(Outcome::json).collect::<Vec<_>>(),
+    })
+}

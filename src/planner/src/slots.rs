@@ -1,0 +1,183 @@
+//! Updates of modules' root slots: what may be begun, and what is worth an event. The modules do the work.
+
+use crate::core::{Core, Reply};
+use crate::request::Refusal;
+use model::{Instance, Liveness, Name, RootSlot, Severity, UpdatePhase};
+
+impl Core {
+    /// A module says how its root slots are.
+    pub(crate) fn take_root(&mut self, name: &Name, root: RootSlot) {
+        let Some(mut module) = self.modules.get(name).cloned() else { return };
+        if module.root.as_ref() == Some(&root) {
+            return;
+        }
+        self.tell_root(name, module.root.as_ref(), &root);
+        module.root = Some(root);
+        self.put_module(module);
+    }
+
+    /// What an operator may want to read later of the way from one state to the next.
+    pub(crate) fn tell_root(&mut self, name: &Name, before: Option<&RootSlot>, after: &RootSlot) {
+        let Some(update) = &after.update else { return };
+        let known = before.and_then(|b| b.update.as_ref());
+        if known.is_some_and(|k| {
+            (k.phase, &k.bundle, &k.attempt) == (update.phase, &update.bundle, &update.attempt)
+        }) {
+            return;
+        }
+        let (version, slot) = (&update.version, &after.slot);
+        let normal = |reason: &'static str, text: String| (Severity::Normal, reason, text);
+        let (severity, reason, text) = match update.phase {
+            UpdatePhase::Fetching => return,
+            UpdatePhase::Checked => normal("Update", format!("has the bundle of {version}, which is good")),
+            UpdatePhase::Installing => {
+                normal("Update", format!("writes {version} into the slot beside slot {slot}"))
+            }
+            UpdatePhase::Rebooting => normal("Update", format!("is restarted into {version}")),
+            UpdatePhase::Trial => normal("Update", format!("runs {version} from slot {slot}, on trial")),
+            UpdatePhase::Done => {
+                normal("Updated", format!("runs {version} from slot {slot}, which has proven good"))
+            }
+            UpdatePhase::Failed => (Severity::Warning, "UpdateFailed", update.message.clone()),
+        };
+        self.event(severity, name, reason, text);
+    }
+
+    /// May a module fetch a bundle, or, with `install`, write it and restart? One module at a time, and only when it
+    /// has nothing left to lose.
+    pub(crate) fn update_module(
+        &mut self,
+        name: &Name,
+        bundle: &str,
+        install: bool,
+    ) -> Result<Reply, Refusal> {
+        let module = self.modules.get(name).ok_or_else(|| Refusal::NoModule(name.clone()))?;
+        let liveness = self.links.get(name).map_or(Liveness::Lost, |link| link.liveness);
+        if liveness != Liveness::Ready {
+            return Err(Refusal::NotReady(name.clone()));
+        }
+        let root = module.root.as_ref().ok_or_else(|| Refusal::NoSlots(name.clone()))?;
+        if root.update.as_ref().is_some_and(|u| u.phase.is_critical()) {
+            return Err(Refusal::UpdateUnderWay(name.clone()));
+        }
+        let word = if install {
+            let checked = |u: &model::SlotUpdate| u.phase == UpdatePhase::Checked && u.bundle == bundle;
+            if !root.update.as_ref().is_some_and(checked) {
+                return Err(Refusal::NotChecked(name.clone()));
+            }
+            let others = self.modules.values().filter(|m| m.name != *name);
+            let critical = |m: &model::Module| {
+                m.root.as_ref().and_then(|r| r.update.as_ref()).is_some_and(|u| u.phase.is_critical())
+            };
+            if let Some(other) = others.into_iter().find(|m| critical(m)) {
+                return Err(Refusal::UpdateUnderWay(other.name.clone()));
+            }
+            let there = |i: &&Instance| i.module.as_ref() == Some(name);
+            if let Some(left) = self.instances.values().find(there) {
+                return Err(Refusal::NotEmpty { module: name.clone(), instance: left.id.to_string() });
+            }
+            if !module.draining {
+                return Err(Refusal::NotDrained(name.clone()));
+            }
+            "installs the bundle"
+        } else {
+            "fetches the bundle"
+        };
+        Ok(Reply { lines: vec![format!("module {name} {word}")] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Request;
+    use crate::core::Event;
+    use crate::testing::{Bench, name, spec};
+    use model::SlotUpdate;
+
+    fn root(phase: UpdatePhase) -> RootSlot {
+        let update = SlotUpdate {
+            attempt: "7".into(),
+            bundle: "1f".into(),
+            version: "2.0".into(),
+            phase,
+            message: if phase == UpdatePhase::Failed { "no power".into() } else { String::new() },
+        };
+        RootSlot {
+            slot: "a".into(),
+            version: "1.0".into(),
+            proven: true,
+            compatible: "board".into(),
+            update: Some(update),
+        }
+    }
+
+    fn say(bench: &mut Bench, module: &str, phase: UpdatePhase) {
+        bench.step(Event::Root(name(module), root(phase))).unwrap();
+    }
+
+    fn ask(bench: &mut Bench, module: &str, install: bool) -> Result<Reply, Refusal> {
+        bench.ask(Request::Update { module: name(module), bundle: "1f".into(), install })
+    }
+
+    fn drain(bench: &mut Bench, module: &str, draining: bool) {
+        bench.ask(Request::Cordon { module: name(module), cordoned: draining, draining }).unwrap();
+        bench.run(2_000);
+    }
+
+    #[test]
+    fn a_bundle_is_installed_only_where_nothing_runs_and_nobody_else_is_at_it() {
+        let mut bench = Bench::new(&[0, 0]);
+        bench.apply(vec![spec("web", "replicas=2")]).unwrap();
+        bench.run(2_000);
+        assert_eq!(ask(&mut bench, "module-9", false), Err(Refusal::NoModule(name("module-9"))));
+        assert_eq!(ask(&mut bench, "module-2", false), Err(Refusal::NoSlots(name("module-2"))));
+        say(&mut bench, "module-2", UpdatePhase::Failed);
+        ask(&mut bench, "module-2", false).unwrap();
+        assert_eq!(ask(&mut bench, "module-2", true), Err(Refusal::NotChecked(name("module-2"))));
+        say(&mut bench, "module-2", UpdatePhase::Checked);
+        assert!(matches!(ask(&mut bench, "module-2", true), Err(Refusal::NotEmpty { .. })));
+        drain(&mut bench, "module-2", true);
+        say(&mut bench, "module-1", UpdatePhase::Trial);
+        assert_eq!(ask(&mut bench, "module-2", true), Err(Refusal::UpdateUnderWay(name("module-1"))));
+        say(&mut bench, "module-1", UpdatePhase::Done);
+        ask(&mut bench, "module-2", true).unwrap();
+        say(&mut bench, "module-2", UpdatePhase::Installing);
+        assert_eq!(ask(&mut bench, "module-2", false), Err(Refusal::UpdateUnderWay(name("module-2"))));
+        bench.silent.insert(name("module-2"));
+        bench.run(5_000);
+        assert_eq!(ask(&mut bench, "module-2", false), Err(Refusal::NotReady(name("module-2"))));
+    }
+
+    #[test]
+    fn an_empty_module_is_drained_before_it_is_restarted() {
+        let mut bench = Bench::new(&[0, 0]);
+        say(&mut bench, "module-2", UpdatePhase::Checked);
+        assert_eq!(ask(&mut bench, "module-2", true), Err(Refusal::NotDrained(name("module-2"))));
+        drain(&mut bench, "module-2", true);
+        ask(&mut bench, "module-2", true).unwrap();
+    }
+
+    #[test]
+    fn each_phase_is_an_event_once_also_after_a_hello() {
+        let mut bench = Bench::new(&[0]);
+        for phase in [UpdatePhase::Fetching, UpdatePhase::Checked, UpdatePhase::Installing] {
+            say(&mut bench, "module-1", phase);
+            say(&mut bench, "module-1", phase);
+        }
+        bench.refit(1, |module| module.root = Some(root(UpdatePhase::Failed)));
+        bench.refit(1, |module| module.root = Some(root(UpdatePhase::Failed)));
+        let told: Vec<_> = bench.core.events().filter(|e| e.reason.starts_with("Update")).collect();
+        let words: Vec<_> = told.iter().map(|e| (e.reason.as_str(), e.message.as_str())).collect();
+        assert_eq!(
+            words,
+            [
+                ("Update", "has the bundle of 2.0, which is good"),
+                ("Update", "writes 2.0 into the slot beside slot a"),
+                ("UpdateFailed", "no power"),
+            ]
+        );
+        assert_eq!(told[2].severity, Severity::Warning);
+        assert_eq!(bench.core.modules().next().unwrap().0.root, Some(root(UpdatePhase::Failed)));
+    }
+}
