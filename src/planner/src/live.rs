@@ -40,6 +40,17 @@ impl Core {
         self.place(&new, only);
     }
 
+    /// Ends an instance so that its replica begins anew elsewhere. An app that asked for live moves and gets this, for
+    /// the sake of its volumes, hears why.
+    pub(crate) fn stop_first(&mut self, id: &InstanceId, cause: &str) {
+        self.event(Severity::Normal, id.replica(), "Stopping", format!("{cause}: stop first"));
+        let asked = self.instances.get(id).filter(|i| i.spec.migration.planned == PlannedMove::Live);
+        if let Some(why) = asked.and_then(|old| self.live_obstacle(old)) {
+            self.event(Severity::Warning, id.replica(), "NotLive", format!("{id} is stopped first: {why}"));
+        }
+        self.retire(id);
+    }
+
     /// Why its process cannot be moved, as far as that is known without trying.
     fn live_obstacle(&self, old: &Instance) -> Option<String> {
         if !old.unmovable.is_empty() {

@@ -243,10 +243,7 @@ impl Core {
                 return;
             }
             match planned {
-                PlannedMove::StopFirst => {
-                    self.event(Severity::Normal, id.replica(), "Stopping", format!("{cause}: stop first"));
-                    self.retire(&id);
-                }
+                PlannedMove::StopFirst => self.stop_first(&id, &cause),
                 PlannedMove::MakeBeforeBreak | PlannedMove::Live => self.succeed(&id, &cause, None),
             }
         }
@@ -272,10 +269,9 @@ impl Core {
             let Some(plan) = self.plan_rebalance() else { return };
             let Some(old) = self.instances.get(&plan.instance).cloned() else { return };
             if self.planned_move(&old.spec) == PlannedMove::StopFirst {
-                let text = format!("rebalance to {}: stop first", plan.to);
-                self.event(Severity::Normal, old.id.replica(), "Stopping", text);
+                let cause = format!("rebalance to {}", plan.to);
                 self.intended.insert(old.id.replica().clone(), plan.to);
-                self.retire(&old.id);
+                self.stop_first(&old.id, &cause);
             } else {
                 self.succeed(&old.id, "rebalance", Some(&plan.to));
             }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{AgentReport, Event, Request, testing::*};
-use model::{Now, Observed, Record, Timing};
+use model::{AppFile, Now, Observed, Record, Timing};
 
 /// Two modules that move live, and a counter on the first.
 fn ready() -> Bench {
@@ -142,4 +142,24 @@ fn what_is_known_to_be_unmovable_is_not_tried() {
     assert_eq!((new.takes.as_ref(), new.replaces), (None, Some(old.id)));
     assert!(event(&bench, "NotLive").contains("module-1 has no criu, runc or tar"));
     assert!(new.decision.cause.contains("not live: module-1 has no criu"), "{}", new.decision.cause);
+}
+
+#[test]
+fn an_app_with_a_volume_is_moved_otherwise_and_hears_why() {
+    for (access, how) in [("single-writer", "is stopped first"), ("shared", "is made before break")] {
+        let mut bench = ready();
+        let text = format!("kind='volume'\nname='data'\nsize='100MiB'\nclass='chassis'\naccess='{access}'\n");
+        let volume = AppFile::parse("test", &text).unwrap().volumes.remove(0);
+        let more = "migration = { planned = 'live' }\nvolumes = [{ name = 'data', path = '/data' }]";
+        cordon(&mut bench, "module-2", true, false);
+        bench.ask(Request::ApplyAll(vec![volume], vec![spec("db", more)])).unwrap();
+        bench.run(500);
+        assert_eq!(bench.place("db"), "module-1");
+        cordon(&mut bench, "module-1", true, true);
+        cordon(&mut bench, "module-2", false, false);
+        bench.run(2000);
+        assert_eq!(bench.place("db"), "module-2");
+        let said = event(&bench, "NotLive");
+        assert!(said.contains(&format!("db-1-1 {how}: it mounts volume data")), "{access}: {said}");
+    }
 }
