@@ -176,7 +176,7 @@ fn moves_end_as_asked_whatever_breaks_meanwhile() {
     }
     rig.no_double_runs();
 
-    for pause in [0, 20, 50, 90, 140, 200, 300, 450, 700, 1000] {
+    for pause in [0, 50, 140, 300, 700] {
         for slot in [1, 2, 3] {
             let what = format!(
                 "kill -9 of spacecloudd on module-{slot}, {pause} ms after a drain of module-3 began"

@@ -69,8 +69,10 @@ impl Core {
             let own = self.instances.values().filter(|i| i.spec.name == *app.name());
             let all: Vec<bool> =
                 own.map(|i| i.revision == app.revision && i.is_ready() && !i.draining).collect();
-            // One that has stopped may not have its successor yet.
-            if all.len() == count(app.spec.replicas) && all.iter().all(|done| *done) {
+            // One that has stopped may not have its successor yet. An app without replicas proves nothing: what ran before
+            // stays what it goes back to.
+            let proven = app.spec.replicas > 0;
+            if proven && all.len() == count(app.spec.replicas) && all.iter().all(|done| *done) {
                 let text = format!("revision {} runs everywhere", app.revision);
                 self.event(Severity::Normal, app.name(), "Updated", text.clone());
                 self.put_app(App { rollout: None, note: text, ..app });

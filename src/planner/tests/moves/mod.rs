@@ -289,6 +289,21 @@ fn a_bad_update_of_what_was_never_ready_is_rolled_back_too() {
     assert_eq!(event(&world, "Updated"), None);
 }
 
+/// An update that came while nothing ran was never seen to work.
+#[test]
+fn what_was_changed_while_scaled_to_nothing_is_not_gone_back_to() {
+    let mut world = World::new(3);
+    apply(&mut world, serving(4, ""));
+    world.run(2000);
+    update(&mut world, 4, 0, true);
+    world.request(Request::Scale("app-4".parse().unwrap(), 0)).unwrap();
+    world.run(1000);
+    apply(&mut world, serving(4, ""));
+    update(&mut world, 4, 0, true);
+    world.run(20_000);
+    assert!(instances(&world).iter().all(|i| i.is_ready()) && instances(&world).len() == 1);
+}
+
 /// What stops first must start where the plan said, or it would come back to where it was, for ever.
 #[test]
 fn a_stop_first_rebalance_ends() {
