@@ -94,7 +94,7 @@ histories: host
 
 test-chassis: programs
 	@$(SAY) "three modules in QEMU, and three that are namespaces of this host (which takes root)"
-	$(AS_ROOT) $(CARGO) test --locked -p spacesim --features chassis -- --nocapture --test-threads=1
+	$(AS_ROOT) $(CARGO) test --locked -p spacesim --features chassis --test "*" -- --nocapture --test-threads=1
 
 .PHONY: lint-quick
 lint-quick: host

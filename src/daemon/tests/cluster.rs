@@ -7,7 +7,16 @@ mod moves;
 use api::v1::{self, cluster_client::ClusterClient};
 use daemon::{agent, config::Config, server};
 use model::AppFile;
-use std::{collections::BTreeMap, net::TcpListener, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
 use tempfile::TempDir;
 use testkit::FakeRuntime;
 use tokio::task::JoinHandle;
@@ -29,8 +38,12 @@ struct Cluster {
     names: BTreeMap<u16, String>,
 }
 
+/// Below those that the kernel gives to outgoing connections, and never the same twice: it is free until it is used.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + u16::try_from(std::process::id() % 100).unwrap() * 100;
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed) % 2000).find(free).unwrap()
 }
 
 fn config(dir: &Path, slot: u16, grpc: u16, http: u16, token: &Path) -> Config {

@@ -103,7 +103,8 @@ proptest! {
             let module = Name::of_module(slot);
             world.request(Request::Cordon { module, cordoned: false, draining: false }).unwrap();
         }
-        world.run(60_000);
+        // An update may take a minute until it is given up, and what it leaves is balanced then.
+        world.run(90_000);
         // Each single-writer volume that anybody wants is somebody's, and nobody else waits for another reason.
         for volume in world.core.volumes().filter(|v| !v.apps.is_empty()) {
             prop_assert!(!volume.attached.is_empty(), "{:?}", volume);
