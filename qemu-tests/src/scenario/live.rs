@@ -61,6 +61,11 @@ impl Scenario<'_> {
         if self.born(&new)? != born {
             return Err(failed(format!("{} lost the file that {} wrote at its birth", new.id, old.id)));
         }
+        let procs = format!("/spacecloud/stop/{}/cgroup.procs", new.id);
+        let here = self.home(&new)?;
+        if here.run(&format!("cat {}{procs}", here.cgroup()), within(60.s()))?.trim().is_empty() {
+            return Err(failed(format!("{} does not run in its own cgroup: no limit holds", new.id)));
+        }
         self.report.times.push(("a drain with a live move", took));
         self.checked(format!("{told}; it counted {last} there and {first} here"));
         self.cluster.drain(&from, false)?;
@@ -69,18 +74,34 @@ impl Scenario<'_> {
         Ok(())
     }
 
+    fn home(&self, instance: &Instance) -> Result<&crate::Module, SimError> {
+        let home = self.chassis.modules().find(|m| m.name() == instance.module);
+        home.ok_or_else(|| failed(format!("{} is on no module", instance.id)))
+    }
+
     /// What it has written into a file at its birth, as it answers on its port; nothing where it has no port.
     fn born(&self, instance: &Instance) -> Result<Option<String>, SimError> {
         if self.chassis.backplane() == BackplaneKind::Netns {
             return Ok(None);
         }
         let asker = self.chassis.module(3)?;
-        let ask = format!("busybox wget -q -T 20 -O - http://{}:8080/count", instance.address);
-        let mut born = None;
+        let ask = format!("busybox wget -q -T 20 -O - http://{}:8080/count 2>&1; true", instance.address);
+        let (mut born, mut said) = (None, String::new());
         wait_until(&format!("{} answers on its port", instance.id), within(120.s()), || {
-            let answer = asker.run(&ask, within(60.s())).unwrap_or_default();
-            born = answer.trim().split_once("born=").map(|(_, born)| born.to_owned());
+            said = asker.run(&ask, within(60.s())).unwrap_or_else(|error| error.one_line());
+            born = said
+                .trim()
+                .split_once("born=")
+                .map(|(_, born)| born.lines().next().unwrap_or_default().to_owned());
             born.is_some()
+        })
+        .map_err(|error| {
+            failed(format!(
+                "{}; {} says of http://{}: {said}",
+                error.one_line(),
+                asker.name(),
+                instance.address
+            ))
         })?;
         Ok(born)
     }
@@ -88,8 +109,7 @@ impl Scenario<'_> {
     /// The first (`head`) or last (`tail`) line of an instance's output.
     fn said(&self, instance: &Instance, end: &str) -> Result<u64, SimError> {
         let id: InstanceId = instance.id.parse().map_err(|e| failed(format!("{}: {e}", instance.id)))?;
-        let module = self.chassis.modules().find(|m| m.name() == instance.module);
-        let module = module.ok_or_else(|| failed(format!("{id} is on no module")))?;
+        let module = self.home(instance)?;
         let read = format!("{end} -n 1 /var/lib/spacecloud/logs/{id}.log");
         let mut said = None;
         wait_until(&format!("{id} says how far it has counted"), within(60.s()), || {
