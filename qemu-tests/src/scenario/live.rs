@@ -1,6 +1,6 @@
 //! A counter goes on counting on another module: a live move, seen from the counter's own output.
 
-use super::{IMAGE, Note, Scenario, failed, ready, two_on_each};
+use super::{IMAGE, Note, PATIENCE, Scenario, failed, ready, two_on_each};
 use crate::{BackplaneKind, SimError, Times, wait_until, within};
 use api::v1::{Instance, Snapshot};
 use model::InstanceId;
@@ -37,7 +37,7 @@ impl Scenario<'_> {
         let all = others + 1;
         let (before, _) = self.wait("the counter is ready", all, |s| ready(s, all, |_| true))?;
         let old = of(&before)?;
-        wait_until("the counter has counted a while", within(60.s()), || {
+        wait_until("the counter has counted a while", within(120.s()), || {
             self.said(&old, "tail").is_ok_and(|count| count >= 10)
         })?;
         let born = self.born(&old)?;
@@ -63,7 +63,7 @@ impl Scenario<'_> {
         }
         let procs = format!("/spacecloud/stop/{}/cgroup.procs", new.id);
         let here = self.home(&new)?;
-        if here.run(&format!("cat {}{procs}", here.cgroup()), within(60.s()))?.trim().is_empty() {
+        if here.run(&format!("cat {}{procs}", here.cgroup()), within(120.s()))?.trim().is_empty() {
             return Err(failed(format!("{} does not run in its own cgroup: no limit holds", new.id)));
         }
         self.report.times.push(("a drain with a live move", took));
@@ -85,10 +85,10 @@ impl Scenario<'_> {
             return Ok(None);
         }
         let asker = self.chassis.module(3)?;
-        let ask = format!("busybox wget -q -T 20 -O - http://{}:8080/count 2>&1; true", instance.address);
+        let ask = format!("busybox wget -q -T 60 -O - http://{}:8080/count 2>&1; true", instance.address);
         let (mut born, mut said) = (None, String::new());
-        wait_until(&format!("{} answers on its port", instance.id), within(120.s()), || {
-            said = asker.run(&ask, within(60.s())).unwrap_or_else(|error| error.one_line());
+        wait_until(&format!("{} answers on its port", instance.id), within(PATIENCE.s()), || {
+            said = asker.run(&ask, within(120.s())).unwrap_or_else(|error| error.one_line());
             born = said
                 .trim()
                 .split_once("born=")
@@ -112,8 +112,8 @@ impl Scenario<'_> {
         let module = self.home(instance)?;
         let read = format!("{end} -n 1 /var/lib/spacecloud/logs/{id}.log");
         let mut said = None;
-        wait_until(&format!("{id} says how far it has counted"), within(60.s()), || {
-            said = module.run(&read, within(60.s())).ok().and_then(|line| count(&line));
+        wait_until(&format!("{id} says how far it has counted"), within(120.s()), || {
+            said = module.run(&read, within(120.s())).ok().and_then(|line| count(&line));
             said.is_some()
         })?;
         said.ok_or_else(|| failed(format!("{id} says nothing")))
