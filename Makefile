@@ -18,12 +18,16 @@ help:
 	@echo "make test          test-unit and test-chassis, as the continuous integration runs it"
 	@echo "make test-unit     fast tests, no emulation"
 	@echo "make test-chassis  tests on three modules in QEMU, and on three that are namespaces of this host"
+	@echo "make test-layer    the Yocto layer, without Yocto's metadata"
 	@echo "make test-kernel   the kernel features against a kernel's source"
 	@echo "make kernel        a slim real-time kernel with just these features, and the scenario on it"
 	@echo "make image         the twin image alone"
 	@echo "make layer-check   the Yocto layer against real metadata (LAYERS=DIR; see docs/building.md)"
 	@echo "make crates        the recipes' crates from Cargo.lock"
+	@echo "make histories     100,000 random histories of the planner (HISTORIES=N: so many)"
 	@echo "make lint          format, clippy, licences and advisories"
+	@echo "make conformance   the registry against the public suite (SUITE=DIR; see docs/registry.md)"
+	@echo "make fuzz          the registry's parsers, SECONDS=30 each"
 	@echo "make bench         measured figures, as ratios where there is a peer"
 	@echo "make clean         build results of this clone (the image cache stays; see docs/simulator.md)"
 
@@ -53,14 +57,18 @@ demo: programs
 	@$(SAY) "the demo: three modules in QEMU"
 	$(CARGO) run -q --locked -p spacesim -- demo $(if $(KEEP),--keep)
 
-test: test-unit test-kernel test-chassis
+test: test-unit test-layer test-kernel test-chassis
 	@$(SAY) "all tests passed"
 
 test-unit: host
 	@$(SAY) "unit, property and loopback tests"
 	$(CARGO) test --locked --workspace
 
-.PHONY: test-kernel kernel crates layer-check
+.PHONY: test-layer test-kernel kernel crates layer-check
+test-layer: host
+	@$(SAY) "the Yocto layer: BitBake's parser, oelint-adv and kas from PyPI (kept outside the clone)"
+	meta-spacecloud/scripts/check-offline
+
 test-kernel: host
 	@$(SAY) "kernel features on the default configurations of x86-64 and arm64 (source cached outside the clone)"
 	$(CARGO) test --locked -p spacesim --features kernel --test kernel -- --nocapture
@@ -77,9 +85,16 @@ layer-check:
 	@[ -n "$(LAYERS)" ] || { echo "make layer-check LAYERS=DIR; what DIR must hold: docs/building.md"; exit 64; }
 	meta-spacecloud/scripts/check-layer "$(LAYERS)"
 
+.PHONY: histories
+HISTORIES ?= 100000
+histories: host
+	@$(SAY) "$(HISTORIES) random histories of each kind: the pool, its constraints, the server's core"
+	PROPTEST_CASES=$(HISTORIES) $(CARGO) test --release --locked -p planner --test pool
+	SPACECLOUD_HISTORIES=$(HISTORIES) $(CARGO) test --release --locked -p planner --lib histories
+
 test-chassis: programs
 	@$(SAY) "three modules in QEMU, and three that are namespaces of this host (which takes root)"
-	$(AS_ROOT) $(CARGO) test --locked -p spacesim --features chassis -- --nocapture --test-threads=1
+	$(AS_ROOT) $(CARGO) test --locked -p spacesim --features chassis --test "*" -- --nocapture --test-threads=1
 
 .PHONY: lint-quick
 lint-quick: host
@@ -91,6 +106,26 @@ lint: lint-quick
 	@$(SAY) "licences, sources and advisories"
 	@command -v cargo-deny >/dev/null || $(CARGO) install -q --locked cargo-deny
 	$(CARGO) deny --log-level warn check bans licenses sources
+
+.PHONY: conformance fuzz
+conformance:
+	@[ -n "$(SUITE)" ] || { echo "make conformance SUITE=DIR: the built suite or its source; see docs/registry.md"; exit 64; }
+	@$(SAY) "the registry against the public conformance suite"
+	$(CARGO) build -q --locked -p registry
+	src/registry/scripts/conformance "$(SUITE)" target/debug/space-registry target/conformance
+
+# Fuzzing takes flags of the compiler that only a nightly one has, or one that is told to have them.
+SECONDS ?= 30
+fuzz: host
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install -q --locked cargo-fuzz
+	@cp Cargo.lock src/registry/fuzz/   # what is fuzzed is what flies
+	@for target in $$(ls src/registry/fuzz/seeds); do \
+	  $(SAY) "fuzzing $$target for $(SECONDS) s"; \
+	  mkdir -p src/registry/fuzz/corpus/$$target && \
+	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir src/registry/fuzz $$target \
+	    src/registry/fuzz/corpus/$$target src/registry/fuzz/seeds/$$target -- \
+	    -max_total_time=$(SECONDS) -print_final_stats=1 -rss_limit_mb=1024 || exit 1; \
+	done
 
 bench: programs
 	@$(SAY) "figures of this machine, beside their limits"

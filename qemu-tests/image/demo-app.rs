@@ -1,8 +1,12 @@
 //! The demo app: a small HTTP service that names the module it runs on.
 //!
-//! `GET /healthz` answers `ok`, `GET /` names app, instance and module. Every 200 ms (or TICK_MS) it prints
+//! `GET /healthz` answers `ok`, `GET /` names app, instance and module, `GET /count` what it has in memory and in a
+//! file: how many ticks it has lived, and when it was born. Every 200 ms (or TICK_MS) it prints
 //! `<epoch ms> <instance> <module>`, so that a reader of all outputs can prove that no instance ever ran twice
-//! at the same time. It is the first process of its container, so it must see to SIGTERM itself.
+//! at the same time. With IO_URING set it holds a ring of the kernel's, which no checkpoint can take along. It is the first process of its container, so it must see to SIGTERM itself.
+//!
+//! With STATE=FILE it counts on in that file: each tick appends `<count> <epoch ms> <instance> <module>`, where the count
+//! goes on from the last line that is there. With FILL_KIB it also makes FILE.fill larger by so much each tick.
 //!
 //! `demo-app call ADDRESS:PORT` is its client: it calls `GET /` without pause, each time on a new connection, and
 //! prints ten times a second `<calls> <failed> <longest gap between two successes, ms>`, counted from the first success.
@@ -17,11 +21,17 @@ const SIGTERM: i32 = 15;
 unsafe extern "C" {
     fn signal(number: i32, handler: usize) -> usize;
     fn pipe(ends: *mut i32) -> i32;
+    fn syscall(number: i64, ...) -> i64;
     fn write(fd: i32, bytes: *const u8, length: usize) -> isize;
 }
 
 /// The writing end of the pipe that carries SIGTERM out of its handler; -1 before there is one.
 static STOP: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(-1);
+
+/// Ticks since it was born; in memory alone.
+static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+/// The file with the moment of its birth.
+const BORN: &str = "/born";
 
 extern "C" fn on_terminate(_number: i32) {
     // SAFETY: write(2) may be called in a signal handler; the byte lives through the call.
@@ -46,6 +56,12 @@ fn main() {
         instance: name("SPACECLOUD_INSTANCE"),
         module: name("SPACECLOUD_MODULE"),
     }));
+    if std::env::var_os("IO_URING").is_some() {
+        hold_a_ring();
+    }
+    let born = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis());
+    // On a read-only root there is none, and `/count` says so.
+    let _ = std::fs::write(BORN, born.to_string());
     let mut terminated = watch_sigterm();
     std::thread::spawn(move || {
         let mut byte = [0];
@@ -58,9 +74,18 @@ fn main() {
     std::thread::spawn(move || {
         loop {
             std::thread::sleep(Duration::from_millis(tick));
+            COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             tell(names, "");
         }
     });
+    if let Ok(state) = std::env::var("STATE") {
+        std::thread::spawn(move || count_in(&state, tick, names));
+    }
+    if std::env::var("PORT").is_ok_and(|port| port == "none") {
+        loop {
+            std::thread::park();
+        }
+    }
     let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(8080_u16);
     match TcpListener::bind(("0.0.0.0", port)) {
         Ok(listener) => {
@@ -72,6 +97,29 @@ fn main() {
             eprintln!("port {port} on 0.0.0.0: {error}");
             std::process::exit(1);
         }
+    }
+}
+
+/// Whoever writes beside it is seen: their lines, and counts that appear twice.
+fn count_in(state: &str, tick: u64, names: &Names) {
+    let fill: usize = std::env::var("FILL_KIB").ok().and_then(|kib| kib.parse().ok()).unwrap_or(0);
+    let append = |path: &str, bytes: &[u8]| {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        if let Err(error) = file.and_then(|mut file| file.write_all(bytes)) {
+            eprintln!("{path}: {error}");
+        }
+    };
+    let known = std::fs::read_to_string(state).unwrap_or_default();
+    let mut count: u64 =
+        known.lines().last().and_then(|line| line.split(' ').next()?.parse().ok()).unwrap_or(0);
+    loop {
+        count += 1;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis());
+        append(state, format!("{count} {now} {} {}\n", names.instance, names.module).as_bytes());
+        if fill > 0 {
+            append(&format!("{state}.fill"), &vec![b'x'; fill << 10]);
+        }
+        std::thread::sleep(Duration::from_millis(tick));
     }
 }
 
@@ -143,8 +191,21 @@ fn watch_sigterm() -> std::fs::File {
     unsafe { std::fs::File::from_raw_fd(ends[0]) }
 }
 
+fn hold_a_ring() {
+    const IO_URING_SETUP: i64 = 425;
+    let mut parameters = [0_u64; 15];
+    // SAFETY: the kernel reads and writes the 120 bytes of struct io_uring_params; the descriptor is never closed.
+    let ring = unsafe { syscall(IO_URING_SETUP, 8_u32, parameters.as_mut_ptr()) };
+    if ring < 0 {
+        eprintln!("io_uring: {}", std::io::Error::last_os_error());
+        std::process::exit(1);
+    }
+}
+
 fn tell(names: &Names, what: &str) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis());
+    let count = COUNT.load(std::sync::atomic::Ordering::Relaxed);
+    let what = if std::env::var_os("TELL_COUNT").is_some() { format!(" {count}{what}") } else { what.to_owned() };
     let line = format!("{now} {} {}{what}\n", names.instance, names.module);
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
@@ -166,6 +227,11 @@ fn serve(mut stream: TcpStream, names: &Names) {
         (Some("GET"), Some("/healthz")) => ("200 OK", "ok\n".to_owned()),
         (Some("GET"), Some("/")) => {
             ("200 OK", format!("app={} instance={} module={}\n", names.app, names.instance, names.module))
+        }
+        (Some("GET"), Some("/count")) => {
+            let count = COUNT.load(std::sync::atomic::Ordering::Relaxed);
+            let born = std::fs::read_to_string(BORN).unwrap_or_else(|error| error.to_string());
+            ("200 OK", format!("count={count} born={born}\n"))
         }
         (Some("GET"), _) => ("404 Not Found", "not found\n".to_owned()),
         _ => ("405 Method Not Allowed", "GET only\n".to_owned()),

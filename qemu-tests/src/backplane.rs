@@ -2,11 +2,17 @@
 //! any module's port can be cut and rejoined while the module sees its carrier up.
 //!
 //! Each port is a pair of unix datagram sockets: the switch binds one, to which QEMU sends; QEMU binds
-//! the other. A thread for each port receives; what it decides is in [`fabric`].
+//! the other. A thread for each port receives; what it decides is in [`fabric`]. A port may have bad [`weather`]: its
+//! frames are lost, or wait on the [`later`] line.
 
 mod fabric;
+mod later;
+mod weather;
 
 pub use fabric::Counters;
+pub(crate) use later::Later;
+pub(crate) use weather::Sky;
+pub use weather::Weather;
 
 use crate::SimError;
 use fabric::Fabric;
@@ -41,9 +47,19 @@ pub struct Backplane {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// A frame that has yet to leave at a port.
+#[derive(Debug)]
+struct UnderWay {
+    exit: u16,
+    frame: Vec<u8>,
+}
+
 #[derive(Debug)]
 struct Wires {
     fabric: Mutex<Fabric>,
+    skies: Mutex<BTreeMap<u16, Sky>>,
+    /// Since the first bad weather.
+    later: Mutex<Option<Later<UnderWay>>>,
     stopping: AtomicBool,
     ports: BTreeMap<u16, Wire>,
 }
@@ -62,6 +78,8 @@ impl Backplane {
         let ports = ports.collect::<Result<BTreeMap<_, _>, SimError>>()?;
         let wires = Arc::new(Wires {
             fabric: Mutex::new(Fabric::new(&numbers)),
+            skies: Mutex::default(),
+            later: Mutex::default(),
             stopping: AtomicBool::new(false),
             ports,
         });
@@ -92,6 +110,28 @@ impl Backplane {
         self.wires.fabric().is_cut(port)
     }
 
+    /// What happens to the frames of a port from now on, in either direction.
+    ///
+    /// # Errors
+    /// No thread can be started for delayed frames.
+    pub fn set_weather(&self, port: u16, weather: Weather) -> Result<(), SimError> {
+        let mut later = locked(&self.wires.later);
+        if later.is_none() {
+            let wires = Arc::downgrade(&self.wires);
+            *later = Some(Later::start(move |under_way: UnderWay| {
+                if let Some(wires) = wires.upgrade() {
+                    wires.leave(under_way.exit, &under_way.frame);
+                }
+            })?);
+        }
+        let mut skies = locked(&self.wires.skies);
+        skies.remove(&port);
+        if weather != Weather::FAIR {
+            skies.insert(port, Sky::new(weather, u64::from(port)));
+        }
+        Ok(())
+    }
+
     /// What a port has carried since the start.
     pub fn counters(&self, port: u16) -> Counters {
         self.wires.fabric().counters(port)
@@ -101,6 +141,7 @@ impl Backplane {
 impl Drop for Backplane {
     fn drop(&mut self) {
         self.wires.stopping.store(true, Ordering::Release);
+        drop(locked(&self.wires.later).take());
         for wire in self.wires.ports.values() {
             let _ = wire.socket.shutdown(Shutdown::Both);
         }
@@ -142,16 +183,53 @@ impl Wires {
         }
         let exits = self.fabric().forward(number, frame);
         for exit in exits {
-            // A module that is off has no socket; one that is halted does not empty it. Either way the frame is lost.
-            let taken =
-                self.ports.get(&exit).is_some_and(|to| to.socket.send_to(frame, &to.paths.module).is_ok());
-            self.fabric().left(exit, taken);
+            let arrivals = self.arrivals(number, exit);
+            if arrivals.is_empty() {
+                self.fabric().left(exit, false);
+            }
+            for delay in arrivals {
+                if delay.is_zero() {
+                    self.leave(exit, frame);
+                } else {
+                    let under_way = UnderWay { exit, frame: frame.to_vec() };
+                    let taken =
+                        locked(&self.later).as_ref().is_some_and(|later| later.send(delay, under_way));
+                    if !taken {
+                        self.fabric().left(exit, false);
+                    }
+                }
+            }
         }
     }
 
-    fn fabric(&self) -> MutexGuard<'_, Fabric> {
-        self.fabric.lock().unwrap_or_else(PoisonError::into_inner)
+    /// When the copies of a frame arrive that passes the cables of both its ports.
+    fn arrivals(&self, from: u16, exit: u16) -> Vec<Duration> {
+        let mut skies = locked(&self.skies);
+        if skies.is_empty() {
+            return vec![Duration::ZERO];
+        }
+        let mut pass = |port: u16| skies.get_mut(&port).map_or_else(|| vec![Duration::ZERO], Sky::next);
+        let first = pass(from);
+        first.into_iter().flat_map(|so_far| pass(exit).into_iter().map(move |more| so_far + more)).collect()
     }
+
+    fn leave(&self, exit: u16, frame: &[u8]) {
+        if self.fabric().is_cut(exit) {
+            return self.fabric().left(exit, false);
+        }
+        // A module that is off has no socket; one that is halted does not empty it. Either way the frame is lost.
+        let taken =
+            self.ports.get(&exit).is_some_and(|to| to.socket.send_to(frame, &to.paths.module).is_ok());
+        self.fabric().left(exit, taken);
+    }
+
+    fn fabric(&self) -> MutexGuard<'_, Fabric> {
+        locked(&self.fabric)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -196,6 +274,11 @@ mod tests {
             let length = self.modules[&at].recv(&mut buffer).unwrap();
             String::from_utf8(buffer[12..length].to_vec()).unwrap()
         }
+
+        fn wait_for_dropped(&self, port: u16, frames: u64) {
+            let what = format!("frames that port {port} has dropped: {frames}");
+            wait_until(&what, within(30.s()), || self.backplane.counters(port).dropped == frames).unwrap();
+        }
     }
 
     #[test]
@@ -211,10 +294,7 @@ mod tests {
         bench.send(1, 255, "while cut");
         bench.send(3, 1, "from the cut one");
         assert_eq!(bench.received(2), "while cut");
-        wait_until("the cut port's frame is dropped", within(10.s()), || {
-            bench.backplane.counters(3).dropped == 2
-        })
-        .unwrap();
+        bench.wait_for_dropped(3, 2);
         assert!(bench.backplane.rejoin(3));
         bench.send(1, 255, "after");
         // The next that 3 hears is this: nothing of what passed meanwhile was kept for it.
@@ -231,6 +311,27 @@ mod tests {
         bench.send(1, 255, "hello");
         assert_eq!(bench.received(3), "hello");
         wait_until("counted", within(10.s()), || bench.backplane.counters(2).dropped == 1).unwrap();
+    }
+
+    #[test]
+    fn bad_weather_loses_doubles_and_delays_on_one_cable_alone() {
+        let bench = bench(&[1, 2, 3]);
+        let weather = |weather| bench.backplane.set_weather(2, weather).unwrap();
+        weather(Weather { loss: 100, ..Weather::FAIR });
+        bench.send(1, 255, "lost");
+        bench.send(2, 255, "lost too");
+        assert_eq!(bench.received(3), "lost");
+        // Each port has a thread of its own: the weather holds until both frames have met it.
+        bench.wait_for_dropped(1, 1);
+        bench.wait_for_dropped(2, 1);
+        bench.wait_for_dropped(3, 1);
+        weather(Weather { duplicate: 100, delay: model::Span(50), ..Weather::FAIR });
+        bench.send(1, 255, "twice");
+        assert_eq!([bench.received(2), bench.received(2)], ["twice", "twice"]);
+        weather(Weather::FAIR);
+        bench.send(2, 255, "fair");
+        assert_eq!([bench.received(3), bench.received(3)], ["twice", "fair"]);
+        assert_eq!(bench.received(1), "fair");
     }
 
     #[test]

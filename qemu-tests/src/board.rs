@@ -1,7 +1,7 @@
 //! What sits in a slot: something with power, a cable to the backplane, and a root shell. One kind is emulated by
 //! QEMU, the other is made of the host's namespaces; scenarios need not know which.
 
-use crate::backplane::Counters;
+use crate::backplane::{Counters, Weather};
 use crate::control::Output;
 use crate::module::{Link, Power};
 use crate::{Limit, Provision, SimError};
@@ -20,6 +20,7 @@ pub(crate) trait Board: Debug + Send + Sync {
     fn isolate(&self) -> Result<(), SimError>;
     fn unplug(&self) -> Result<(), SimError>;
     fn rejoin(&self) -> Result<(), SimError>;
+    fn set_weather(&self, weather: Weather) -> Result<(), SimError>;
     fn link(&self) -> Link;
     fn counters(&self) -> Counters;
     fn freeze(&self) -> Result<(), SimError>;

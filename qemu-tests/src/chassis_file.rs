@@ -71,6 +71,8 @@ pub enum Role {
     Agent,
     /// space-registry is here.
     Registry,
+    /// It exports the chassis's volumes; without the role of an agent it does nothing else.
+    Storage,
 }
 
 /// A PCIe device (QEMU's `edu`, vendor 1234, device 11e8) in a fixed slot.
@@ -128,6 +130,11 @@ impl ChassisFile {
         Ok(chassis)
     }
 
+    /// The storage module, if the chassis has one.
+    pub fn storage(&self) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.roles.contains(&Role::Storage))
+    }
+
     /// The module in a slot.
     pub fn slot(&self, number: u16) -> Option<&Slot> {
         self.slots.iter().find(|slot| slot.number == number)
@@ -144,6 +151,12 @@ impl ChassisFile {
             return Err(format!(
                 "slot: {} modules; a chassis has {MAX_SLOTS} slots, remove some",
                 self.slots.len()
+            ));
+        }
+        let storage = self.slots.iter().filter(|slot| slot.roles.contains(&Role::Storage));
+        if let Some(second) = storage.map(|slot| slot.number).nth(1) {
+            return Err(format!(
+                "slot {second}: roles: a chassis has one storage module; leave out the other"
             ));
         }
         let mut taken = BTreeSet::new();
@@ -197,7 +210,7 @@ impl Slot {
             return Err(format!("disk = \"{}\": the data disk needs 64MiB at least", self.disk));
         }
         if self.roles.is_empty() {
-            return Err("roles is empty; name some of server, agent, registry".to_owned());
+            return Err("roles is empty; name some of server, agent, registry, storage".to_owned());
         }
         let (mut numbers, mut slots) = (BTreeSet::new(), BTreeSet::new());
         for accelerator in &self.accelerators {

@@ -62,6 +62,13 @@ enum Verb {
         /// Its slot
         slot: u16,
     },
+    /// Lose, double, delay and reorder frames on a module's cable; no options make it good again
+    Weather {
+        /// Its slot
+        slot: u16,
+        #[command(flatten)]
+        weather: verbs::WeatherOptions,
+    },
     /// Give a module power, take it, or both
     Power {
         /// What to do
@@ -122,6 +129,7 @@ impl Cli {
             Verb::Console(console) => console.run(&place.of_any()?),
             Verb::Isolate { slot, cable } => verbs::isolate(&place.of_running()?, slot, cable),
             Verb::Rejoin { slot } => verbs::rejoin(&place.of_running()?, slot),
+            Verb::Weather { slot, weather } => verbs::weather(&place.of_running()?, slot, weather),
             Verb::Power { change, slot } => verbs::power(&place.of_running()?, slot, change),
             Verb::Down => verbs::down(&place.of_running()?),
             Verb::Image(ImageVerb::Build) => up::build_image().map(|image| {

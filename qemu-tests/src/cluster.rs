@@ -138,12 +138,14 @@ impl Cluster {
     /// The text is bad, or the cluster refuses.
     pub fn apply(&self, text: &str) -> Result<Vec<String>, SimError> {
         let bad = |e: &dyn std::fmt::Display| SimError::Refused { reason: e.to_string() };
-        let apps = model::AppFile::parse("apps", text).map_err(|e| bad(&e))?.apps;
+        let model::AppFile { apps, volumes } = model::AppFile::parse("apps", text).map_err(|e| bad(&e))?;
         let specs_json =
             apps.iter().map(serde_json::to_string).collect::<Result<_, _>>().map_err(|e| bad(&e))?;
+        let volumes_json =
+            volumes.iter().map(serde_json::to_string).collect::<Result<_, _>>().map_err(|e| bad(&e))?;
         let mut client = self.client.clone();
-        let done =
-            self.runtime.block_on(client.apply(v1::ApplyRequest { specs_json })).map_err(|s| refused(&s))?;
+        let request = v1::ApplyRequest { specs_json, volumes_json };
+        let done = self.runtime.block_on(client.apply(request)).map_err(|s| refused(&s))?;
         Ok(done.into_inner().lines)
     }
 
@@ -153,7 +155,18 @@ impl Cluster {
     /// The cluster refuses.
     pub fn delete(&self, apps: Vec<String>) -> Result<(), SimError> {
         let mut client = self.client.clone();
-        self.runtime.block_on(client.delete(v1::DeleteRequest { apps })).map(drop).map_err(|s| refused(&s))
+        let request = v1::DeleteRequest { apps, volumes: false };
+        self.runtime.block_on(client.delete(request)).map(drop).map_err(|s| refused(&s))
+    }
+
+    /// Erases volumes that no app mounts.
+    ///
+    /// # Errors
+    /// The cluster refuses.
+    pub fn delete_volumes(&self, volumes: Vec<String>) -> Result<(), SimError> {
+        let mut client = self.client.clone();
+        let request = v1::DeleteVolumesRequest { volumes };
+        self.runtime.block_on(client.delete_volumes(request)).map(drop).map_err(|s| refused(&s))
     }
 }
 

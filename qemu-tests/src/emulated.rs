@@ -1,6 +1,6 @@
 //! A board that QEMU emulates: kernel, processor and network cards are its own.
 
-use crate::backplane::{Backplane, Counters};
+use crate::backplane::{Backplane, Counters, Weather};
 use crate::board::Board;
 use crate::chassis_file::Slot;
 use crate::control::{Control, Output};
@@ -211,6 +211,10 @@ impl Board for Emulated {
             self.set_link(true)?;
         }
         self.or_off(self.backplane.rejoin(self.slot()))
+    }
+
+    fn set_weather(&self, weather: Weather) -> Result<(), SimError> {
+        self.backplane.set_weather(self.slot(), weather)
     }
 
     fn link(&self) -> Link {

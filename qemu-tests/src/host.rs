@@ -52,6 +52,17 @@ pub(crate) fn make_data_disk(disk: &Path, size: u64) -> Result<(), SimError> {
     run("mkfs.ext4", &arguments)
 }
 
+/// Where the ground link's ports are looked for: below those that the kernel gives to outgoing connections. They are free
+/// for a moment before QEMU takes them, and another chassis that starts just then should not draw the same.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+const TRIES: usize = 100;
+
+fn any_port() -> std::io::Result<TcpListener> {
+    let drawn = std::iter::repeat_with(|| rand::random_range(PORTS)).take(TRIES);
+    let found = drawn.map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port))).find(Result::is_ok);
+    found.unwrap_or_else(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+}
+
 /// Ports of the ground link that are free now. Held until dropped, so that no two modules get the same one.
 #[derive(Debug)]
 pub(crate) struct HeldPorts {
@@ -63,10 +74,12 @@ impl HeldPorts {
     /// Those that the chassis file fixes, and any free ones for the rest.
     pub(crate) fn choose(slot: &Slot) -> Result<Self, SimError> {
         let hold = |(key, fixed): (&'static str, Option<u16>)| {
-            let wanted = fixed.unwrap_or(0);
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted));
-            let listener =
-                listener.map_err(|_| SimError::PortTaken { slot: slot.number, key, port: wanted })?;
+            let listener = match fixed {
+                Some(port) => TcpListener::bind((Ipv4Addr::LOCALHOST, port)),
+                None => any_port(),
+            };
+            let port = fixed.unwrap_or(0);
+            let listener = listener.map_err(|_| SimError::PortTaken { slot: slot.number, key, port })?;
             let port =
                 listener.local_addr().map_err(SimError::io("read the address of", "a local port"))?.port();
             Ok::<_, SimError>((port, listener))

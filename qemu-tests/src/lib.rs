@@ -43,7 +43,7 @@ pub mod twin;
 mod waiting;
 pub mod wire;
 
-pub use backplane::{Backplane, Counters, PortPaths};
+pub use backplane::{Backplane, Counters, PortPaths, Weather};
 pub use chassis::{BackplaneKind, Chassis, Plan, in_parallel};
 pub use chassis_file::{Accelerator, ChassisFile, FixedPorts, Kind, MAX_PCIE_SLOT, MAX_SLOTS, Role, Slot};
 pub use control::{Control, Output};

@@ -7,7 +7,7 @@
 //!   └── power_off ───┘  └─────────────────────────────────────┘
 //! ```
 
-use crate::backplane::Counters;
+use crate::backplane::{Counters, Weather};
 use crate::board::Board;
 use crate::chassis_file::Slot;
 use crate::control::Output;
@@ -139,6 +139,14 @@ impl Module {
     pub fn isolate(&self) -> Result<(), SimError> {
         self.board.isolate()?;
         tracing::info!(module = %self.name(), "isolated");
+        Ok(())
+    }
+
+    /// What its cable does to frames from now on; [`Weather::FAIR`] is nothing. Power does not change it in QEMU; a
+    /// module of namespaces has a new cable each time.
+    pub fn set_weather(&self, weather: Weather) -> Result<(), SimError> {
+        self.board.set_weather(weather.check()?)?;
+        tracing::info!(module = %self.name(), ?weather, "weather");
         Ok(())
     }
 

@@ -12,6 +12,7 @@
 //! the chassis, however that ends. Only empty cgroups and the run directory stay after a crash; the next start sweeps
 //! the former.
 
+mod air;
 mod board;
 mod cgroups;
 mod ground;

@@ -1,7 +1,11 @@
 //! What a chassis is provisioned with at each `up`: a CA of its own, a join token, an admin's certificate. All made
 //! at run time, none of it kept longer than the run directory.
 
-use crate::{Owner, Provision, SimError};
+use crate::{
+    Owner, Provision,
+    Role::{Registry, Server},
+    SimError, Slot,
+};
 use identity::{Authority, Credentials, Role, Token, fingerprint};
 use std::{
     fs,
@@ -27,18 +31,42 @@ move_limit = "3min"
 "#;
 
 const REGISTRY: &str = include_str!("../../meta-spacecloud/recipes-core/spacecloud-conf/files/registry.toml");
-const IMAGES_FROM: &str = "/etc/containerd/certs.d/registry.spacecloud:5000/hosts.toml";
+const HOSTS: &str = include_str!("../../meta-spacecloud/recipes-core/spacecloud-conf/files/hosts");
+const REGISTRY_NAME: &str = "registry.spacecloud";
 
-/// Where containerd gets images from: the registry by its name, then those that follow it, in order.
-fn images_from(replicas: &[u16]) -> String {
-    let first = ["registry.spacecloud".to_owned()];
-    let hosts = first.into_iter().chain(replicas.iter().map(|number| format!("module-{number}")));
-    let host = |name: String| {
-        format!(
-            "\n[host.\"https://{name}:5000\"]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = \"/var/lib/spacecloud/tls/ca.pem\"\n"
-        )
-    };
-    format!("server = \"https://registry.spacecloud:5000\"\n{}", hosts.map(host).collect::<String>())
+/// The modules with a registry: the one that images are pushed to, and those that follow it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registries {
+    /// Where `registry.spacecloud` leads.
+    pub first: u16,
+    /// In the order in which they are asked when the first one does not answer.
+    pub followers: Vec<u16>,
+}
+
+impl Registries {
+    /// As the roles say: the first registry is the server's, if it has one.
+    pub fn of(slots: &[Slot]) -> Option<Self> {
+        let mut all: Vec<&Slot> = slots.iter().filter(|slot| slot.roles.contains(&Registry)).collect();
+        all.sort_by_key(|slot| (!slot.roles.contains(&Server), slot.number));
+        let mut numbers = all.into_iter().map(|slot| slot.number);
+        Some(Self { first: numbers.next()?, followers: numbers.collect() })
+    }
+
+    fn mirrors(&self) -> String {
+        let names: Vec<String> =
+            self.followers.iter().map(|number| format!("\"module-{number}:5000\"")).collect();
+        format!("[agent]\nmirrors = [{}]\n", names.join(", "))
+    }
+
+    /// Names of a chassis whose first registry is not on module-1.
+    fn hosts(&self) -> String {
+        let moved = |line: &str| {
+            let line = line.replace(&format!(" {REGISTRY_NAME}"), "");
+            let here = line.ends_with(&format!(" module-{}", self.first));
+            if here { format!("{line} {REGISTRY_NAME}\n") } else { format!("{line}\n") }
+        };
+        HOSTS.lines().map(moved).collect()
+    }
 }
 
 fn failed(error: &impl std::fmt::Display) -> SimError {
@@ -57,53 +85,60 @@ impl Papers {
         Ok(Self { authority: kept, admin, token })
     }
 
-    /// What the module with these roles is given. `configuration` is laid over spacecloudd's own; `replicas` are the
-    /// modules whose registry follows the server's.
+    /// What a module is given. `configuration` is laid over spacecloudd's own.
     ///
     /// # Errors
     /// A certificate cannot be made.
     pub fn for_module(
         &self,
-        number: u16,
-        (server, registry): (bool, bool),
+        slot: &Slot,
         configuration: &str,
-        replicas: &[u16],
+        registries: Option<&Registries>,
     ) -> Result<Provision, SimError> {
-        let drop_in = "/etc/spacecloud/spacecloud.toml.d/10-simulator.toml";
+        let drop_in = |name: &str| format!("/etc/spacecloud/spacecloud.toml.d/{name}.toml");
         let mut provision = Provision::new().file("/etc/spacecloud/token", 0o600, self.token.reveal()).file(
-            drop_in,
+            &drop_in("10-simulator"),
             0o644,
             configuration,
         );
-        if server {
+        if slot.roles.contains(&Server) {
             provision = provision
                 .file("/var/lib/spacecloud/ca/ca.pem", 0o644, self.authority.certificate.clone())
                 .file("/var/lib/spacecloud/ca/ca.key", 0o600, self.authority.key.clone());
         }
-        if registry {
+        let Some(registries) = registries else { return Ok(provision) };
+        if slot.roles.contains(&Registry) {
             provision = provision.file("/etc/spacecloud/registry.enabled", 0o644, "");
+            if !slot.roles.contains(&Server) {
+                provision = self.registry(provision, slot.number)?;
+            }
         }
-        if replicas.contains(&number) {
-            provision = self.replica(provision, number)?;
+        if registries.followers.contains(&slot.number) {
+            let followed = format!("{REGISTRY}\n[[replica]]\nurl = \"https://{REGISTRY_NAME}:5000\"\n");
+            provision = provision.file("/etc/spacecloud/registry.toml", 0o644, followed);
         }
-        if !replicas.is_empty() {
-            provision = provision.file(IMAGES_FROM, 0o644, images_from(replicas));
+        if !registries.followers.is_empty() {
+            provision = provision.file(&drop_in("15-mirrors"), 0o644, registries.mirrors());
+        }
+        if registries.first != 1 {
+            provision = provision.file("/etc/hosts", 0o644, registries.hosts());
         }
         Ok(provision)
     }
 
-    /// A registry that follows the server's: its certificate, which the server makes only for its own, and its
-    /// configuration.
-    fn replica(&self, provision: Provision, number: u16) -> Result<Provision, SimError> {
-        let names = [format!("module-{number}"), "localhost".into(), "127.0.0.1".into()];
+    /// The certificate of a registry that is not on the server's module: the server makes its own only.
+    fn registry(&self, provision: Provision, number: u16) -> Result<Provision, SimError> {
+        let names =
+            [REGISTRY_NAME.into(), format!("module-{number}"), "localhost".into(), "127.0.0.1".into()];
         let issued = self.authority()?.issue(&Role::Server, &names).map_err(|e| failed(&e))?;
         let chain = format!("{}{}", issued.certificate, self.authority.certificate);
         let own = || Owner::named("space-registry");
-        let followed = format!("{REGISTRY}\n[[replica]]\nurl = \"https://registry.spacecloud:5000\"\n");
-        Ok(provision
-            .file_of("/var/lib/space-registry/tls/registry.crt", 0o644, own(), chain)
-            .file_of("/var/lib/space-registry/tls/registry.key", 0o600, own(), issued.key)
-            .file("/etc/spacecloud/registry.toml", 0o644, followed))
+        Ok(provision.file_of("/var/lib/space-registry/tls/registry.crt", 0o644, own(), chain).file_of(
+            "/var/lib/space-registry/tls/registry.key",
+            0o600,
+            own(),
+            issued.key,
+        ))
     }
 
     fn authority(&self) -> Result<Authority, SimError> {
@@ -135,5 +170,31 @@ impl Papers {
             "server = \"{server}\"\nca = \"ca.crt\"\ncertificate = \"admin.pem\"\nkey = \"admin.key\"\n"
         );
         write("spacectl.toml", &text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_registry_is_the_first_and_names_follow_it() {
+        let chassis = |roles: &[&str]| {
+            let slots = roles.iter().enumerate().map(|(n, roles)| {
+                format!("[[slot]]\nnumber = {}\nkind = \"compute\"\nroles = [{roles}]\n", n + 1)
+            });
+            let text = format!("name = \"c\"\n{}", slots.collect::<String>());
+            Registries::of(&crate::ChassisFile::parse(&text).unwrap().slots)
+        };
+        assert_eq!(chassis(&["'server', 'agent'", "'agent'"]), None);
+        let plain = chassis(&["'server', 'registry'", "'agent', 'registry'", "'agent'"]).unwrap();
+        assert_eq!(plain, Registries { first: 1, followers: vec![2] });
+        assert_eq!(plain.hosts(), HOSTS);
+        assert_eq!(plain.mirrors(), "[agent]\nmirrors = [\"module-2:5000\"]\n");
+        let moved = chassis(&["'server', 'agent'", "'agent', 'registry'", "'agent', 'registry'"]).unwrap();
+        assert_eq!(moved, Registries { first: 2, followers: vec![3] });
+        let hosts = moved.hosts();
+        assert!(hosts.contains("10.44.0.1 module-1\n"), "{hosts}");
+        assert!(hosts.contains("10.44.0.2 module-2 registry.spacecloud\n"), "{hosts}");
     }
 }

@@ -2,17 +2,18 @@
 //! The chassis test and the demo run this same code.
 
 pub(crate) mod lives;
+mod storage;
 
 use crate::{
-    BackplaneKind, Chassis, Limit, Role, SimError, Times,
+    BackplaneKind, Chassis, Limit, SimError, Times,
     cluster::{Cluster, counts},
-    papers::{self, Papers},
+    papers::{self, Papers, Registries},
     timeline::{self, Mark},
     wait_until, within,
 };
 use api::v1::{Instance, Snapshot};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -75,20 +76,18 @@ fn ready(snapshot: &Snapshot, of: usize, where_wanted: impl Fn(&Instance) -> boo
 /// The papers cannot be made.
 pub fn provision(plan: &mut crate::Plan) -> Result<Papers, SimError> {
     let papers = Papers::create()?;
-    let is_replica =
-        |roles: &BTreeSet<Role>| roles.contains(&Role::Registry) && !roles.contains(&Role::Server);
-    let replicas: Vec<_> =
-        plan.chassis.slots.iter().filter(|slot| is_replica(&slot.roles)).map(|slot| slot.number).collect();
+    let registries = Registries::of(&plan.chassis.slots);
     for slot in &plan.chassis.slots {
-        let has = |role: Role| slot.roles.contains(&role);
         let configuration = match plan.backplane {
             BackplaneKind::Qemu => papers::EMULATION.to_owned(),
             BackplaneKind::Netns => crate::netns::configuration(slot)?,
         };
-        let roles = (has(Role::Server), has(Role::Registry));
-        let mut provision = papers.for_module(slot.number, roles, &configuration, &replicas)?;
+        let mut provision = papers.for_module(slot, &configuration, registries.as_ref())?;
         if let Some(map) = slot.slot_map() {
             provision = provision.file("/etc/spacecloud/spacecloud.toml.d/20-accelerators.toml", 0o644, map);
+        }
+        if let Some(storage) = plan.chassis.storage() {
+            provision = storage::provide(provision, slot, storage, plan.backplane)?;
         }
         plan.identities.insert(slot.number, provision);
     }
@@ -107,7 +106,7 @@ impl<'a> Scenario<'a> {
         powered: Instant,
         mut note: impl FnMut(Note<'_>) + 'a,
     ) -> Result<Self, SimError> {
-        note(Note::Step("three modules boot and form a cluster"));
+        note(Note::Step("the modules boot and form a cluster"));
         let address = format!("127.0.0.1:{}", chassis.module(1)?.ground().grpc);
         let directory = chassis.dir().join("operator");
         papers.write_client(&directory, &address)?;
@@ -120,10 +119,13 @@ impl<'a> Scenario<'a> {
             note: Box::new(note),
             report: Report::default(),
         };
-        scenario.wait("three modules are ready", 3, |s| {
+        // A storage module runs no agent.
+        let all =
+            chassis.modules().filter(|module| module.spec().roles.contains(&crate::Role::Agent)).count();
+        scenario.wait("all modules are ready", all, |s| {
             s.modules.iter().filter(|m| m.state == "ready").count()
         })?;
-        scenario.report.times.push(("power-on to three ready modules", powered.elapsed()));
+        scenario.report.times.push(("power-on to all modules ready", powered.elapsed()));
         Ok(scenario)
     }
 
@@ -326,6 +328,16 @@ impl<'a> Scenario<'a> {
         self.report.memory = most.into_iter().collect();
         Ok(())
     }
+}
+
+/// Replicas of an app that ran twice at the same time, by what the instances themselves have written.
+///
+/// # Errors
+/// A module does not answer.
+pub fn double_runs(chassis: &Chassis, app: &str) -> Result<Vec<String>, SimError> {
+    let same_clock = chassis.backplane() == BackplaneKind::Netns;
+    let of_app = |double: &String| double.strip_prefix(app).is_some_and(|rest| rest.starts_with(['-', '/']));
+    Ok(lives::gaps(chassis, same_clock)?.doubles.into_iter().filter(of_app).collect())
 }
 
 /// Pushes the demo image from the ground, by skopeo, over TLS with the cluster's CA. Answers how long that took.

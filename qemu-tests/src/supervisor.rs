@@ -197,6 +197,7 @@ impl Shared {
             Request::Isolate { slot, cable: true } => module(slot)?.unplug()?,
             Request::Isolate { slot, cable: false } => module(slot)?.isolate()?,
             Request::Rejoin { slot } => module(slot)?.rejoin()?,
+            Request::Weather { slot, weather } => module(slot)?.set_weather(weather)?,
             Request::Power { slot, change } => {
                 let module = module(slot)?;
                 self.not_ready(slot);

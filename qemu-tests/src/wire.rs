@@ -2,7 +2,7 @@
 
 use crate::module::Link;
 use crate::qemu::GroundPorts;
-use crate::{Counters, SimError, run_dir};
+use crate::{Counters, SimError, Weather, run_dir};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -25,6 +25,13 @@ pub enum Request {
     Rejoin {
         /// Which.
         slot: u16,
+    },
+    /// What happens to frames on a cable.
+    Weather {
+        /// Whose.
+        slot: u16,
+        /// What.
+        weather: Weather,
     },
     /// Give, take, or take and give power.
     Power {

@@ -46,6 +46,7 @@ RDEPENDS:${PN}-agent = "\
     runc \
     spacecloud-conf \
     spacecloudd \
+    tar \
 "
 
 RDEPENDS:${PN}-registry = "\
@@ -62,6 +63,8 @@ RDEPENDS:${PN}-storage = "\
     e2fsprogs-e2fsck \
     e2fsprogs-mke2fs \
     e2fsprogs-resize2fs \
+    nfs-utils \
+    spacecloud-conf-storage \
     util-linux-sfdisk \
 "
 

@@ -29,6 +29,8 @@ SRC_URI = "\
     file://spacecloud-network.service \
     file://spacecloud-slot \
     file://spacecloud-slot.service \
+    file://spacecloud-storage \
+    file://spacecloud-storage.service \
     file://spacecloud-trial \
     file://spacecloud-trial.service \
     file://spacecloud.sysusers \
@@ -42,12 +44,13 @@ inherit features_check systemd useradd
 
 REQUIRED_DISTRO_FEATURES = "spacecloud systemd"
 
-SYSTEMD_PACKAGES = "${PN} ${PN}-registry ${PN}-slots"
+SYSTEMD_PACKAGES = "${PN} ${PN}-registry ${PN}-slots ${PN}-storage"
 SYSTEMD_SERVICE:${PN} = "\
     spacecloud-data.service spacecloud-guard.service spacecloud-network.service spacecloud-slot.service \
     spacecloudd.service \
 "
 SYSTEMD_SERVICE:${PN}-registry = "space-registry.service"
+SYSTEMD_SERVICE:${PN}-storage = "spacecloud-storage.service"
 SYSTEMD_SERVICE:${PN}-slots = "data.mount spacecloud-trial.service"
 
 # The registry keeps its blobs as a user of its own, with the same number on every module.
@@ -86,13 +89,14 @@ do_install() {
 
     install -d ${D}${libexecdir}/spacecloud
     install -m 0755 ${S}/bootslot ${S}/bootslot-installed ${D}${libexecdir}/spacecloud/
-    for script in data network slot trial; do
+    for script in data network slot storage trial; do
         install -m 0755 ${S}/spacecloud-$script ${D}${libexecdir}/spacecloud/$script
     done
 
     install -d ${D}${systemd_system_unitdir}/containerd.service.d ${D}${systemd_system_unitdir}/docker.service.d
     install -m 0644 ${S}/space-registry.service ${S}/data.mount ${D}${systemd_system_unitdir}/
-    for unit in spacecloud-data spacecloud-guard spacecloud-network spacecloud-slot spacecloud-trial spacecloudd; do
+    for unit in spacecloud-data spacecloud-guard spacecloud-network spacecloud-slot spacecloud-storage spacecloud-trial \
+        spacecloudd; do
         install -m 0644 ${S}/$unit.service ${D}${systemd_system_unitdir}/
     done
     install -m 0644 ${S}/containerd.service.conf ${D}${systemd_system_unitdir}/containerd.service.d/spacecloud.conf
@@ -118,7 +122,7 @@ do_install() {
 # The machine's answers are in the files.
 PACKAGE_ARCH = "${MACHINE_ARCH}"
 
-PACKAGES =+ "${PN}-registry ${PN}-slots"
+PACKAGES =+ "${PN}-registry ${PN}-slots ${PN}-storage"
 
 FILES:${PN}-registry = "\
     ${localstatedir}/lib/space-registry \
@@ -131,6 +135,10 @@ FILES:${PN}-slots = "\
     ${nonarch_base_libdir}/udev/rules.d \
     ${systemd_system_unitdir}/data.mount \
     ${systemd_system_unitdir}/spacecloud-trial.service \
+"
+FILES:${PN}-storage = "\
+    ${libexecdir}/spacecloud/storage \
+    ${systemd_system_unitdir}/spacecloud-storage.service \
 "
 FILES:${PN} += "\
     /data \

@@ -57,6 +57,10 @@ fn each_mistake_gets_one_line_that_names_key_and_remedy() {
             TWO.replacen("kind = \"compute\"", "kind = \"storage\"", 1),
             "unknown variant `storage`, expected `compute`",
         ),
+        (
+            TWO.replace("\"registry\"]", "\"storage\"]").replace("cores = 4", "roles = [\"storage\"]"),
+            "slot 5: roles: a chassis has one storage module",
+        ),
         (TWO.replace("cores = 4", "ground = { grpc = 70000 }"), "invalid value: integer `70000`"),
         (
             TWO.replace("cores = 4", "ground = { grpc = 7000, http = 7000 }"),

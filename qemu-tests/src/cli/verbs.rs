@@ -2,8 +2,8 @@
 
 use crate::module::Link;
 use crate::wire::{self, ChassisStatus, ModuleStatus, PowerChange, Reply, Request};
-use crate::{SimError, Times, run_dir, wait_until, within};
-use clap::ValueEnum;
+use crate::{SimError, Times, Weather, run_dir, wait_until, within};
+use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use std::path::Path;
 use std::process::ExitCode;
@@ -42,6 +42,37 @@ pub(super) fn isolate(dir: &Path, slot: u16, cable: bool) -> Result<ExitCode, Si
 pub(super) fn rejoin(dir: &Path, slot: u16) -> Result<ExitCode, SimError> {
     wire::ask(dir, &Request::Rejoin { slot })?;
     println!("module-{slot} is back on the backplane");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A cable's weather, from the command line.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct WeatherOptions {
+    /// Of a hundred frames, lose so many
+    #[arg(long, default_value_t = 0, value_name = "PERCENT")]
+    loss: u8,
+    /// Of a hundred frames, let so many arrive twice
+    #[arg(long, default_value_t = 0, value_name = "PERCENT")]
+    duplicate: u8,
+    /// Each frame takes so long, as 200ms
+    #[arg(long, default_value = "0ms", value_name = "TIME")]
+    delay: model::Span,
+    /// Up to so much longer, each frame by itself: some overtake others
+    #[arg(long, default_value = "0ms", value_name = "TIME")]
+    jitter: model::Span,
+}
+
+pub(super) fn weather(dir: &Path, slot: u16, options: WeatherOptions) -> Result<ExitCode, SimError> {
+    let WeatherOptions { loss, duplicate, delay, jitter } = options;
+    let weather = Weather { loss, duplicate, delay, jitter }.check()?;
+    wire::ask(dir, &Request::Weather { slot, weather })?;
+    if weather == Weather::FAIR {
+        println!("module-{slot}'s cable is as it should be");
+    } else {
+        println!(
+            "module-{slot}'s cable loses {loss} % and doubles {duplicate} % of the frames; they take {delay}, and up to {jitter} more"
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -34,7 +34,7 @@ macro_rules! fragments {
 }
 
 /// The fragments, in the order in which they are merged. A test compares the list with the folder.
-const FRAGMENTS: [(&str, &str); 16] = fragments![
+const FRAGMENTS: [(&str, &str); 18] = fragments![
     "realtime.cfg",
     "init.cfg",
     "containers.cfg",
@@ -49,6 +49,8 @@ const FRAGMENTS: [(&str, &str); 16] = fragments![
     "nvme.cfg",
     "watchdog-edac.cfg",
     "uefi-pcie.cfg",
+    "accelerators.cfg",
+    "nfs.cfg",
     "x86-64.cfg",
     "arm64.cfg",
 ];

@@ -58,7 +58,7 @@ const PLAIN: u32 = 0o644;
 const EXECUTABLE: u32 = 0o755;
 
 /// Path on the module, mode, content.
-const FILES: [(&str, u32, &str); 26] = [
+const FILES: [(&str, u32, &str); 28] = [
     ("etc/containerd/certs.d/_default/hosts.toml", PLAIN, conf!("certs-default-hosts.toml")),
     ("etc/containerd/certs.d/registry.spacecloud:5000/hosts.toml", PLAIN, conf!("certs-registry-hosts.toml")),
     ("etc/containerd/config.toml", PLAIN, conf!("containerd-config.toml")),
@@ -82,13 +82,15 @@ const FILES: [(&str, u32, &str); 26] = [
     ("etc/systemd/system/rauc.service.d/twin.conf", PLAIN, include_str!("../../image/rauc.service.conf")),
     ("etc/rauc/system.conf", PLAIN, conf!("rauc-system.conf")),
     ("usr/lib/systemd/system/spacecloud-trial.service", PLAIN, conf!("spacecloud-trial.service")),
+    ("usr/lib/systemd/system/spacecloud-storage.service", PLAIN, conf!("spacecloud-storage.service")),
+    ("usr/libexec/spacecloud/storage", EXECUTABLE, conf!("spacecloud-storage")),
     ("usr/libexec/spacecloud/bootslot", EXECUTABLE, conf!("bootslot")),
     ("usr/libexec/spacecloud/bootslot-installed", EXECUTABLE, conf!("bootslot-installed")),
     ("usr/libexec/spacecloud/trial", EXECUTABLE, conf!("spacecloud-trial")),
 ];
 
 /// Path on the module, target.
-const LINKS: [(&str, &str); 7] = [
+const LINKS: [(&str, &str); 8] = [
     ("etc/docker/certs.d/registry.spacecloud:5000/ca.crt", "/var/lib/spacecloud/tls/ca.pem"),
     (
         "etc/systemd/system/multi-user.target.wants/space-registry.service",
@@ -101,6 +103,10 @@ const LINKS: [(&str, &str); 7] = [
     (
         "etc/systemd/system/multi-user.target.wants/spacecloud-network.service",
         "/usr/lib/systemd/system/spacecloud-network.service",
+    ),
+    (
+        "etc/systemd/system/multi-user.target.wants/spacecloud-storage.service",
+        "/usr/lib/systemd/system/spacecloud-storage.service",
     ),
     (
         "etc/systemd/system/multi-user.target.wants/spacecloud-trial.service",

@@ -3,7 +3,7 @@
 use super::cgroups::Cgroups;
 use super::init::{Charge, Hello, UP};
 use super::{Ground, Software, Switch};
-use crate::backplane::Counters;
+use crate::backplane::{Counters, Weather};
 use crate::board::Board;
 use crate::control::Output;
 use crate::image::Layers;
@@ -244,6 +244,11 @@ impl Board for Namespaced {
         self.switch.rejoin(self.slot)?;
         self.set_link(Link::Joined);
         Ok(())
+    }
+
+    fn set_weather(&self, weather: Weather) -> Result<(), SimError> {
+        self.pid()?;
+        self.switch.set_weather(self.slot, weather, self.link() == Link::Joined)
     }
 
     fn link(&self) -> Link {

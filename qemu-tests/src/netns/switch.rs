@@ -1,11 +1,13 @@
 //! The backplane between namespaces: a bridge in a network namespace that one thread holds.
 
-use crate::backplane::Counters;
+use super::air::Air;
+use crate::backplane::{Counters, Weather};
 use crate::{SimError, host, qemu};
 use nix::sched::{CloneFlags, unshare};
+use std::collections::BTreeMap;
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 const BRIDGE: &str = "backplane";
@@ -17,10 +19,12 @@ pub(crate) const OUTSIDE: &str = "10.44.0.254";
 pub(crate) struct Switch {
     orders: Mutex<Option<Sender<Order>>>,
     thread: Option<JoinHandle<()>>,
+    /// Cables that are not as they should be.
+    airs: Mutex<BTreeMap<u16, Air>>,
 }
 
-/// Arguments for `ip`, and whom to tell what it said.
-type Order = (Vec<String>, Sender<Result<String, SimError>>);
+/// Something to do in the switch's namespace.
+type Order = Box<dyn FnOnce() + Send>;
 
 fn gone() -> SimError {
     SimError::Refused { reason: "the switch's thread is gone".to_owned() }
@@ -36,7 +40,7 @@ impl Switch {
             .spawn(move || hold(&inbox, &ready))
             .map_err(SimError::io("start a thread for", "the switch"))?;
         made.recv().map_err(|_| gone())??;
-        let switch = Self { orders: Mutex::new(Some(orders)), thread: Some(thread) };
+        let switch = Self { orders: Mutex::new(Some(orders)), thread: Some(thread), airs: Mutex::default() };
         switch.ip(&["link", "add", BRIDGE, "type", "bridge"])?;
         switch.ip(&["address", "add", &format!("{OUTSIDE}/24"), "dev", BRIDGE])?;
         switch.ip(&["link", "set", BRIDGE, "up"])?;
@@ -57,6 +61,41 @@ impl Switch {
     pub(crate) fn remove(&self, slot: u16) {
         // It may have gone with the module's namespace already.
         let _ = self.ip(&["link", "delete", &port(slot)]);
+        let _ = self.clear_up(slot);
+    }
+
+    /// What happens to the frames on a module's cable from now on.
+    pub(crate) fn set_weather(&self, slot: u16, weather: Weather, joined: bool) -> Result<(), SimError> {
+        if let Some(air) = self.airs().get(&slot) {
+            air.change(weather);
+            return Ok(());
+        }
+        if weather == Weather::FAIR {
+            return Ok(());
+        }
+        let air = self.here(move || Air::start(slot, weather))??;
+        let bridge = Air::bridge(slot);
+        self.ip(&["link", "add", &bridge, "type", "bridge"])?;
+        for (tap, master) in Air::taps(slot).iter().zip([bridge.as_str(), BRIDGE]) {
+            self.ip(&["link", "set", tap, "master", master, "up"])?;
+        }
+        self.ip(&["link", "set", &bridge, "up"])?;
+        self.airs().insert(slot, air);
+        if joined { self.rejoin(slot) } else { Ok(()) }
+    }
+
+    /// A new cable is a good one.
+    fn clear_up(&self, slot: u16) -> Result<(), SimError> {
+        let Some(air) = self.airs().remove(&slot) else { return Ok(()) };
+        drop(air);
+        for link in Air::taps(slot).iter().chain([&Air::bridge(slot)]) {
+            self.ip(&["link", "delete", link])?;
+        }
+        Ok(())
+    }
+
+    fn airs(&self) -> MutexGuard<'_, BTreeMap<u16, Air>> {
+        self.airs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// No frame passes; the module keeps its carrier.
@@ -71,7 +110,9 @@ impl Switch {
 
     /// Undoes both.
     pub(crate) fn rejoin(&self, slot: u16) -> Result<(), SimError> {
-        self.ip(&["link", "set", &port(slot), "master", BRIDGE, "up"]).map(drop)
+        let air = self.airs().contains_key(&slot).then(|| Air::bridge(slot));
+        let master = air.as_deref().unwrap_or(BRIDGE);
+        self.ip(&["link", "set", &port(slot), "master", master, "up"]).map(drop)
     }
 
     /// As the port's interface has counted: what it received is what the module has sent.
@@ -92,17 +133,27 @@ impl Switch {
     }
 
     fn ip(&self, arguments: &[&str]) -> Result<String, SimError> {
+        let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
+        self.here(move || ip(&arguments))?
+    }
+
+    /// Does something in the switch's namespace.
+    fn here<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, SimError> {
         let (reply, answer) = channel();
-        let arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
-        let orders = self.orders.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        orders.ok_or_else(gone)?.send((arguments, reply)).map_err(|_| gone())?;
-        answer.recv().map_err(|_| gone())?
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let order: Order = Box::new(move || drop(reply.send(work())));
+        orders.ok_or_else(gone)?.send(order).map_err(|_| gone())?;
+        answer.recv().map_err(|_| gone())
     }
 }
 
 impl Drop for Switch {
     fn drop(&mut self) {
-        *self.orders.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        let slots: Vec<u16> = self.airs().keys().copied().collect();
+        for slot in slots {
+            let _ = self.clear_up(slot);
+        }
+        *self.orders.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -121,8 +172,8 @@ fn hold(inbox: &Receiver<Order>, ready: &Sender<Result<(), SimError>>) {
     if ready.send(made).is_err() || failed {
         return;
     }
-    for (arguments, reply) in inbox {
-        let _ = reply.send(ip(&arguments));
+    for order in inbox {
+        order();
     }
 }
 

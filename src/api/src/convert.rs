@@ -1,5 +1,6 @@
 use crate::tables::view_decision;
 use crate::v1;
+use crate::volumes::{from_json, to_json};
 use model::{
     App, Desired, Event, Instance, Liveness, Module, Observed, Phase, RootSlot, ServiceTable, SpecError,
 };
@@ -33,7 +34,15 @@ pub fn to_desired(desired: &Desired) -> Result<v1::Desired, BadMessage> {
         .map_err(|source| BadMessage::Json { field: "spec_json", source })?;
     let binding_json = serde_json::to_string(&desired.binding)
         .map_err(|source| BadMessage::Json { field: "binding_json", source })?;
-    Ok(v1::Desired { id: desired.id.to_string(), spec_json, binding_json })
+    let volumes_json = match desired.volumes.as_slice() {
+        [] => String::new(),
+        volumes => to_json("volumes_json", &volumes)?,
+    };
+    let live_json = match &desired.live {
+        None => String::new(),
+        Some(live) => to_json("live_json", live)?,
+    };
+    Ok(v1::Desired { id: desired.id.to_string(), spec_json, binding_json, volumes_json, live_json })
 }
 
 /// From an order.
@@ -49,7 +58,9 @@ pub fn from_desired(desired: &v1::Desired) -> Result<Desired, BadMessage> {
             serde_json::from_str(text).map_err(|source| BadMessage::Json { field: "binding_json", source })?
         }
     };
-    Ok(Desired { id: desired.id.parse()?, spec, binding })
+    let volumes = from_json("volumes_json", &desired.volumes_json)?;
+    let live = from_json("live_json", &desired.live_json)?;
+    Ok(Desired { id: desired.id.parse()?, spec, binding, volumes, live })
 }
 
 /// For an order.
@@ -81,6 +92,7 @@ pub fn to_observed(seen: &Observed) -> v1::Observed {
         message: seen.message.clone(),
         started: seen.started,
         connections: seen.connections,
+        refused: seen.refused.clone(),
     }
 }
 
@@ -104,6 +116,7 @@ pub fn from_observed(seen: v1::Observed) -> Result<Observed, BadMessage> {
         message: seen.message,
         started: seen.started,
         connections: seen.connections,
+        refused: seen.refused,
     })
 }
 
@@ -134,6 +147,7 @@ pub fn view_module(module: &Module, liveness: Liveness, cpu: u64, memory: u64, i
         labels: module.labels.clone().into_iter().collect(),
         server: module.server,
         root: module.root.as_ref().map(view_root),
+        storage: module.storage.clone(),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod v1 {
 
 mod convert;
 mod tables;
+mod volumes;
 
 pub use convert::{
     BadMessage, from_desired, from_observed, from_root, from_services, to_desired, to_observed, to_root,
@@ -19,6 +20,7 @@ pub use convert::{
 };
 
 pub use tables::{view_decision, view_resource, view_run, view_success, view_task};
+pub use volumes::{from_erase, from_volumes, to_erase, to_volumes, view_volume};
 
 /// The port of the gRPC service.
 pub const GRPC_PORT: u16 = 7440;

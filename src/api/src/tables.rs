@@ -39,6 +39,8 @@ pub fn view_decision(decision: &Decision) -> v1::Decision {
         filters: decision.filters.clone(),
         remedies: decision.remedies(),
         binding: decision.binding.words(),
+        policy: decision.policy.clone(),
+        others: decision.others_words(),
     }
 }
 

@@ -1,6 +1,6 @@
 use crate::{Failure, client::Server, print_done};
 use api::v1::{ApplyRequest, DeleteRequest};
-use model::{AppFile, AppSpec, Name};
+use model::{AppFile, Name};
 use std::{
     fs,
     future::Future,
@@ -8,50 +8,58 @@ use std::{
     path::{Path, PathBuf},
 };
 
+fn to_json<T: serde::Serialize>(list: &[T]) -> Result<Vec<String>, Failure> {
+    let texts = list.iter().map(serde_json::to_string).collect::<Result<_, _>>();
+    texts.map_err(|e| Failure::Refused(format!("it cannot be written as JSON: {e}")))
+}
+
 /// All apps of all files in one request, so that the server takes all or none.
 pub(crate) async fn apply<F>(files: &[PathBuf], connect: impl FnOnce() -> F) -> Result<(), Failure>
 where
     F: Future<Output = Result<Server, Failure>>,
 {
-    let specs = read_all(files)?;
-    let specs_json = specs.iter().map(serde_json::to_string).collect::<Result<_, _>>();
-    let specs_json =
-        specs_json.map_err(|e| Failure::Refused(format!("an app cannot be written as JSON: {e}")))?;
-    print_done(&connect().await?.apply(ApplyRequest { specs_json }).await?)
+    let AppFile { apps, volumes } = read_all(files)?;
+    let (specs_json, volumes_json) = (to_json(&apps)?, to_json(&volumes)?);
+    print_done(&connect().await?.apply(ApplyRequest { specs_json, volumes_json }).await?)
 }
 
 pub(crate) async fn delete<F>(
     apps: Vec<Name>,
     files: &[PathBuf],
+    volumes: bool,
     connect: impl FnOnce() -> F,
 ) -> Result<(), Failure>
 where
     F: Future<Output = Result<Server, Failure>>,
 {
-    let from_files = read_all(files)?.into_iter().map(|spec| spec.name);
+    let from_files = read_all(files)?.apps.into_iter().map(|spec| spec.name);
     let apps = apps.into_iter().chain(from_files).map(|name| name.to_string()).collect();
-    print_done(&connect().await?.delete(DeleteRequest { apps }).await?)
+    print_done(&connect().await?.delete(DeleteRequest { apps, volumes }).await?)
 }
 
-fn read_all(files: &[PathBuf]) -> Result<Vec<AppSpec>, Failure> {
-    let mut specs = Vec::new();
+fn read_all(files: &[PathBuf]) -> Result<AppFile, Failure> {
+    let mut all = AppFile::default();
+    let mut take = |file: AppFile| {
+        all.apps.extend(file.apps);
+        all.volumes.extend(file.volumes);
+    };
     for given in files {
         if given == Path::new("-") {
             let mut text = String::new();
             io::stdin().read_to_string(&mut text).map_err(|source| unreadable("standard input", source))?;
-            specs.extend(parse("standard input", &text)?);
+            take(parse("standard input", &text)?);
             continue;
         }
         for file in expand(given)? {
             let text = fs::read_to_string(&file).map_err(|source| unreadable(&file, source))?;
-            specs.extend(parse(&file.display().to_string(), &text)?);
+            take(parse(&file.display().to_string(), &text)?);
         }
     }
-    Ok(specs)
+    Ok(all)
 }
 
-fn parse(file: &str, text: &str) -> Result<Vec<AppSpec>, Failure> {
-    AppFile::parse(file, text).map(|file| file.apps).map_err(Failure::Spec)
+fn parse(file: &str, text: &str) -> Result<AppFile, Failure> {
+    AppFile::parse(file, text).map_err(Failure::Spec)
 }
 
 /// A directory's app files in the order of their names; a file is itself.

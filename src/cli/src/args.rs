@@ -23,13 +23,13 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Run the apps of some app files, or change them to what the files say; all or nothing
+    /// Run the apps of some app files and make their volumes, or change them to what the files say; all or nothing
     Apply {
         /// An app file, a directory of .toml files, or - for standard input; may be repeated
         #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-", required = true)]
         files: Vec<PathBuf>,
     },
-    /// Stop apps and forget them
+    /// Stop apps and forget them; their volumes are kept
     Delete {
         /// Their names
         #[arg(value_name = "APP", required_unless_present = "files")]
@@ -37,8 +37,11 @@ pub(crate) enum Verb {
         /// The apps of these app files; may be repeated
         #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-")]
         files: Vec<PathBuf>,
+        /// Erase the volumes that they mount too, where no other app does
+        #[arg(long)]
+        volumes: bool,
     },
-    /// List apps, instances, modules, events, tasks, resources or the planner's queues
+    /// List apps, instances, modules, volumes, events, tasks, resources or the planner's queues
     Get {
         /// What to list
         #[arg(value_enum)]
@@ -104,6 +107,11 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         verb: AcceleratorVerb,
     },
+    /// Look at one volume, or erase some; `apply` makes them
+    Volume {
+        #[command(subcommand)]
+        verb: VolumeVerb,
+    },
     /// Change what the instances of an app or task have, while they run
     #[command(group = clap::ArgGroup::new("amounts").required(true).multiple(true))]
     Resize {
@@ -164,6 +172,9 @@ pub(crate) enum What {
     /// Where it can run
     #[value(alias = "module")]
     Modules,
+    /// What outlives instances: directories on a module or on the storage module
+    #[value(alias = "volume")]
+    Volumes,
     /// What happened
     #[value(alias = "event")]
     Events,
@@ -197,6 +208,23 @@ pub(crate) enum AcceleratorVerb {
         /// on takes it out of use
         #[arg(value_enum)]
         switch: Switch,
+    },
+}
+
+/// What can be done about volumes.
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeVerb {
+    /// Erase volumes that no app mounts, with their data
+    #[command(alias = "delete")]
+    Rm {
+        /// Their names
+        #[arg(value_name = "VOLUME", required = true)]
+        volumes: Vec<Name>,
+    },
+    /// Print all that is known of one volume, as JSON
+    Inspect {
+        /// Its name
+        volume: Name,
     },
 }
 

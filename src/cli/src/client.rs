@@ -1,8 +1,8 @@
 use crate::{Failure, config::Config, failure::chain};
 use api::v1::{
-    ApplyRequest, BundleId, BundlePart, BundleStored, CordonRequest, DeleteRequest, Done, ForgetRequest,
-    GetRequest, LogChunk, LogsRequest, MaintainRequest, PlannerTables, ResizeRequest, ScaleRequest, Snapshot,
-    UpdateRequest, cluster_client::ClusterClient,
+    ApplyRequest, BundleId, BundlePart, BundleStored, CordonRequest, DeleteRequest, DeleteVolumesRequest,
+    Done, ForgetRequest, GetRequest, LogChunk, LogsRequest, MaintainRequest, PlannerTables, ResizeRequest,
+    ScaleRequest, Snapshot, UpdateRequest, cluster_client::ClusterClient,
 };
 use futures_util::Stream;
 use model::Span;
@@ -66,6 +66,10 @@ impl Server {
 
     pub(crate) async fn delete(&self, request: DeleteRequest) -> Result<Vec<String>, Failure> {
         self.done(self.cluster.clone().delete(request)).await
+    }
+
+    pub(crate) async fn delete_volumes(&self, request: DeleteVolumesRequest) -> Result<Vec<String>, Failure> {
+        self.done(self.cluster.clone().delete_volumes(request)).await
     }
 
     pub(crate) async fn scale(&self, request: ScaleRequest) -> Result<Vec<String>, Failure> {

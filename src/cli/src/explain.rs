@@ -43,6 +43,9 @@ fn one(snapshot: &Snapshot, instance: &Instance, look: Look) -> String {
     if !decision.level.is_empty() {
         text += &format!("By the {}.\n", decision.level);
     }
+    if !decision.policy.is_empty() {
+        text += &format!("Weighed by {}.\n", decision.policy);
+    }
     if !instance.binding.is_empty() {
         text += &format!("It has {} there.\n", instance.binding);
     }
@@ -54,7 +57,11 @@ fn one(snapshot: &Snapshot, instance: &Instance, look: Look) -> String {
         text += &decision.remedies.iter().map(|line| format!("  {line}\n")).collect::<String>();
     }
     text.push('\n');
-    text + &candidates(decision, look)
+    text += &candidates(decision, look);
+    if !decision.others.is_empty() {
+        text += &format!("Not in the table: {}.\n", decision.others);
+    }
+    text
 }
 
 fn headline(snapshot: &Snapshot, instance: &Instance) -> String {
@@ -165,9 +172,11 @@ mod tests {
                 candidate("module-3", "is lost", 0.0),
             ],
             at: NOW - 61_000,
+            others: "of 40 other modules 40 ruled out by cpu".into(),
             ..Decision::default()
         });
         let text = render(&snapshot(), &[&placed], Look::default());
+        assert!(text.ends_with("\nNot in the table: of 40 other modules 40 ruled out by cpu.\n"), "{text}");
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "cam/1 (cam-1-3) is ready on module-2, started 3min ago.");
         assert_eq!(lines[1], "Decided 1min ago: module-2. Cause: module-3 lost.");
@@ -184,9 +193,11 @@ mod tests {
         pending.decision = Some(Decision {
             cause: "new replica".into(),
             candidates: vec![candidate("module-1", "memory short by 1GiB", 0.0)],
+            policy: "its own share 0.5; the rest is the cluster's".into(),
             ..Decision::default()
         });
         let text = render(&snapshot(), &[&pending], Look::default());
+        assert!(text.contains("\nWeighed by its own share 0.5; the rest is the cluster's.\n"), "{text}");
         assert!(text.starts_with("cam/1 (cam-1-3) is pending: no module takes it now.\n"), "{text}");
         assert!(text.contains("nowhere, as every module is ruled out below. Cause: new replica."), "{text}");
         assert!(text.contains("module-1  ruled out  -      memory short by 1GiB"), "{text}");

@@ -67,6 +67,7 @@ fn render(snapshot: &Snapshot, what: What, output: Output, look: Look) -> Result
         (_, What::Apps) => apps(snapshot, look),
         (_, What::Instances) => instances(snapshot, look),
         (_, What::Modules) => modules(snapshot, look),
+        (_, What::Volumes) => crate::volume::volumes(snapshot, look),
         (_, _) => events(snapshot, look),
     })
 }
@@ -76,6 +77,7 @@ fn pick_json(snapshot: &Snapshot, what: What) -> Result<serde_json::Value, Failu
         What::Apps => json(&snapshot.apps),
         What::Instances => json(&snapshot.instances),
         What::Modules => json(&snapshot.modules),
+        What::Volumes => json(&snapshot.volumes),
         _ => json(&snapshot.events),
     }
 }
@@ -136,7 +138,7 @@ fn modules(snapshot: &Snapshot, look: Look) -> String {
         return "no modules have joined\n".to_owned();
     }
     let narrow = ["MODULE", "STATE", "INSTANCES", "CPU", "MEMORY", "ADDRESS"];
-    let wide = ["SLOT", "PODS", "DISK", "ACCELERATORS", "ROOT", "KERNEL", "LABELS"];
+    let wide = ["SLOT", "PODS", "DISK", "ACCELERATORS", "ROOT", "KERNEL", "LABELS", "STORAGE"];
     let mut grid = Grid::new(look, &header(look, &narrow, &wide));
     for module in &snapshot.modules {
         let mut row = vec![
@@ -157,6 +159,7 @@ fn modules(snapshot: &Snapshot, look: Look) -> String {
                 plain(root(module)),
                 plain(&module.kernel),
                 plain(labels.join(",")),
+                plain(&module.storage),
             ]);
         }
         grid.row(row);

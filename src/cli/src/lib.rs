@@ -27,6 +27,7 @@ mod tables;
 #[cfg(test)]
 mod testing;
 mod update;
+mod volume;
 
 pub use failure::Failure;
 pub use flash::FlashError;
@@ -72,7 +73,8 @@ async fn perform(args: Args) -> Result<(), Failure> {
     let connect = async || client::Server::connect(server.as_deref(), config.clone(), timeout).await;
     match verb {
         Verb::Apply { files } => apply::apply(&files, connect).await,
-        Verb::Delete { apps, files } => apply::delete(apps, &files, connect).await,
+        Verb::Delete { apps, files, volumes } => apply::delete(apps, &files, volumes, connect).await,
+        Verb::Volume { verb } => volume::volume(&connect().await?, verb).await,
         Verb::Scale { app, replicas } => {
             let done = connect().await?.scale(ScaleRequest { app: app.to_string(), replicas }).await?;
             print_done(&done)

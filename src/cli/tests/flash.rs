@@ -13,9 +13,9 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     process::Stdio,
-    time::{Duration, Instant},
 };
 use tempfile::TempDir;
+use testkit::{noise, wait_for};
 
 const MIB: usize = 1 << 20;
 
@@ -40,31 +40,6 @@ fn done(desk: &Path, words: &[&str]) -> String {
 fn flashed(desk: &Path, image: &str, target: &str, more: &[&str]) -> Value {
     let words: Vec<&str> = ["flash", image, target, "-o", "json"].iter().chain(more).copied().collect();
     serde_json::from_str(&done(desk, &words)).unwrap()
-}
-
-/// Bytes that are neither zeros nor all alike.
-pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut content = Vec::with_capacity(length + 8);
-    while content.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        content.extend_from_slice(&(state | 0x0101_0101_0101_0101).to_le_bytes());
-    }
-    content.truncate(length);
-    content
-}
-
-pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < end, "{what} did not come within a minute");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 #[test]
@@ -139,14 +114,64 @@ fn what_lay_on_a_larger_disk_does_not_show_through() {
     fs::write(&target, vec![0xee; 32 * MIB]).unwrap();
     flashed(desk.path(), "a.wic", "disk", &["--no-bmap"]);
     let disk = fs::read(&target).unwrap();
-    assert!(disk[..24 * MIB] == image && disk[24 * MIB..].iter().all(|byte| *byte == 0xee));
+    // But for what says how large the disk is: MBR and header, and the table's copy at the end.
+    let end = disk.len() - 33 * 512;
+    assert!(disk[1024..24 * MIB] == image[1024..] && disk[24 * MIB..end].iter().all(|byte| *byte == 0xee));
     // With the map what is empty is left as it was: its blocks belong to nobody.
     fs::write(&target, vec![0xee; 32 * MIB]).unwrap();
     flashed(desk.path(), "a.wic", "disk", &[]);
     let disk = fs::read(&target).unwrap();
     assert!(
-        disk[..4096] == image[..4096] && disk[20 * MIB..20 * MIB + 4096].iter().all(|byte| *byte == 0xee)
+        disk[1024..4096] == image[1024..4096]
+            && disk[20 * MIB..20 * MIB + 4096].iter().all(|byte| *byte == 0xee)
     );
+}
+
+#[test]
+fn the_partition_table_fits_a_larger_disk() {
+    let (desk, image) = desk();
+    let path = |name: &str| desk.path().join(name);
+    let large = |name: &str, content: &[u8]| {
+        fs::write(path(name), content).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(path(name))
+            .unwrap()
+            .set_len(u64::try_from(40 * MIB + 512).unwrap())
+            .unwrap();
+    };
+    // What util-linux thinks of a disk: its complaints, and how it shows the partitions.
+    let asked = |name: &str| {
+        let sfdisk = |option: &str| {
+            let output = std::process::Command::new("sfdisk")
+                .args([option, name])
+                .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+                .current_dir(desk.path())
+                .output()
+                .expect("sfdisk (Debian's fdisk) must be installed to test partition tables");
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat()
+        };
+        let shown = sfdisk("--dump");
+        let partitions: Vec<_> =
+            shown.lines().filter(|line| line.contains("start=")).map(str::to_owned).collect();
+        (sfdisk("--verify"), partitions)
+    };
+    large("disk", &image);
+    let (complaints, partitions) = asked("disk");
+    assert!(complaints.contains("backup GPT table is not on the end"), "{complaints}");
+    assert_eq!(partitions.len(), 2, "{partitions:?}");
+    for (given, more) in [("a.wic", [].as_slice()), ("b.wic.zst", &["--no-bmap", "--slot", "4"])] {
+        large("disk", &[]);
+        let outcome = flashed(desk.path(), given, "disk", more);
+        assert_eq!(outcome["table_fitted"], true, "{given}");
+        let (complaints, now) = asked("disk");
+        assert!(complaints.contains("No errors detected"), "{given}: {complaints}");
+        assert!(!complaints.contains("mismatch") && !complaints.contains("not on the end"), "{complaints}");
+        assert_eq!(now, partitions, "{given}");
+    }
+    // An image of the disk's own size has its table in place.
+    assert_eq!(flashed(desk.path(), "a.wic", "exact", &[])["table_fitted"], false);
+    assert!(fs::read(path("exact")).unwrap() == image);
 }
 
 #[test]
@@ -217,7 +242,7 @@ fn a_network_block_device_is_flashed_and_read_back() {
     assert_eq!((&outcome["verified"], &outcome["slot"]), (&true.into(), &4.into()));
     flashed(desk.path(), "a.wic", &exported.url, &["--no-bmap"]);
     exported.stop();
-    assert!(fs::read(&disk).unwrap()[..24 * MIB] == image);
+    assert!(fs::read(&disk).unwrap()[1024..24 * MIB] == image[1024..]);
 
     let mut exported = Exported::over_unix(&disk, ",writable=on");
     flashed(desk.path(), "a.wic", &exported.url, &["--slot", "5"]);

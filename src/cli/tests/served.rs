@@ -4,7 +4,7 @@
 mod common;
 mod server;
 
-use api::v1::Resource;
+use api::v1::{Resource, Volume};
 use common::{command, home, refused, spacectl};
 use identity::Authority;
 use server::{Link, Serving, app, instance, module};
@@ -211,4 +211,29 @@ fn another_cluster_s_papers_are_2_and_the_keys_to_check() {
     fs::copy(ca, stranger.path().join(".config/spacecloud/ca.pem")).unwrap();
     let line = refused(stranger.path(), &["status"], 2);
     assert!(line.contains("check ca, certificate and key"), "{line}");
+}
+
+#[test]
+fn volumes_are_applied_shown_and_erased() {
+    let serving = Serving::start();
+    let text = format!("[[volume]]\nname = 'data'\nclass = 'local'\nsize = '1MiB'\n[[app]]\n{CAM}");
+    fs::write(serving.home().join("cam.toml"), text).unwrap();
+    assert_eq!(done(&serving, &["apply", "-f", "cam.toml"]), "1 apps\n1 volumes\n");
+    assert!(serving.asked()[0].contains("\"class\":\"local\""), "{:?}", serving.asked());
+    serving.show(|snapshot| {
+        let volume = Volume { name: "data".into(), state: "bound".into(), ..Volume::default() };
+        snapshot.volumes.push(volume);
+    });
+    assert!(done(&serving, &["get", "volumes"]).contains("bound"));
+    assert!(done(&serving, &["volume", "inspect", "data"]).contains("\"state\": \"bound\""));
+    let line = refused(serving.home(), &["volume", "inspect", "other"], 1);
+    assert!(line.contains("there is no volume other"), "{line}");
+    done(&serving, &["volume", "rm", "data"]);
+    done(&serving, &["delete", "cam", "--volumes"]);
+    let asked = serving.asked();
+    assert_eq!(asked[asked.len() - 2..], ["delete volumes data", "delete cam with volumes"]);
+    fs::write(serving.home().join("bad.toml"), "kind = 'volume'\nname = 'x'\nclass = 'nfs'\nsize = '1MiB'\n")
+        .unwrap();
+    let line = refused(serving.home(), &["apply", "-f", "bad.toml"], 1);
+    assert!(line.contains("bad.toml: line 3, class: unknown variant `nfs`"), "{line}");
 }

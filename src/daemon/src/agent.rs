@@ -2,26 +2,31 @@
 
 mod fencing;
 mod gate;
+mod giving;
 mod health;
 mod instances;
 mod joining;
+mod limits;
 mod logs;
 mod prefetch;
 mod probe;
 mod resolver;
 mod services;
 mod session;
+mod taking;
 mod update;
+mod volumes;
 
 use crate::{chain, config::Config};
 use anyhow::Context;
 use instances::Instances;
 use model::{Module, Subnet};
 use prefetch::Prefetch;
-use runtime::{BRIDGE, Containerd, Engine, Network, Rauc, Runtime, Slots, set_bridge};
+use runtime::{BRIDGE, Containerd, Engine, Network, Rauc, Runtime, Slots, Volumes, set_bridge};
 use services::Services;
 use std::{path::Path, sync::Arc, time::Duration};
 use update::Updates;
+use volumes::VolumeWatch;
 
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_CONTAINERD: Duration = Duration::from_millis(500);
@@ -39,8 +44,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         // The plugin makes it with the first instance; until then the module itself has no names.
         tracing::warn!(error = %chain(&error), "no bridge yet");
     }
-    let runtime = connect(&config, &module, pods).await;
-    run_on(config, runtime).await
+    let volumes = config.volumes();
+    let runtime = connect(&config, &module, pods, &volumes).await;
+    serve(config, runtime, volumes, Arc::new(Rauc::new(Path::new("/")))).await
 }
 
 /// The same on a container engine of the caller's choice.
@@ -48,7 +54,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// # Errors
 /// The configuration names no slot.
 pub async fn run_on(config: Config, runtime: Arc<dyn Runtime>) -> anyhow::Result<()> {
-    run_with(config, runtime, Arc::new(Rauc::new(Path::new("/")))).await
+    let volumes = config.volumes();
+    serve(config, runtime, volumes, Arc::new(Rauc::new(Path::new("/")))).await
 }
 
 /// The same with root slots of the caller's choice.
@@ -60,12 +67,23 @@ pub async fn run_with(
     runtime: Arc<dyn Runtime>,
     slots: Arc<dyn Slots>,
 ) -> anyhow::Result<()> {
+    let volumes = config.volumes();
+    serve(config, runtime, volumes, slots).await
+}
+
+async fn serve(
+    config: Config,
+    runtime: Arc<dyn Runtime>,
+    volumes: Volumes,
+    slots: Arc<dyn Slots>,
+) -> anyhow::Result<()> {
     let module = config.module()?;
     config.accelerators().prepare();
-    let instances = Instances::new(runtime, config.fence(), config.timing.lease);
+    let instances = Instances::new(runtime, &config);
     fencing::start(&instances);
     let services = Services::start(module.clone(), &instances);
     let prefetch = Prefetch::start(instances.runtime.clone());
+    let volumes = VolumeWatch::start(volumes, &instances);
     if let Some(gateway) = config.pods()?.gateway() {
         let (names, run, services) = (config.agent.names.clone(), config.agent.run.clone(), services.clone());
         tokio::spawn(async move { resolver::run(names, gateway, &run, services).await });
@@ -77,9 +95,16 @@ pub async fn run_with(
         }
         tokio::time::sleep(RETRY_CONTAINERD).await;
     }
+    let live = giving::start(&config, &instances).await.unwrap_or_default();
     let updates = Updates::start(slots, &config).await;
-    let parts =
-        session::Parts { instances: &instances, services: &services, prefetch: &prefetch, updates: &updates };
+    let parts = session::Parts {
+        live: &live,
+        instances: &instances,
+        services: &services,
+        prefetch: &prefetch,
+        updates: &updates,
+        volumes: &volumes,
+    };
     let mut last = String::new();
     loop {
         let Err(error) = session::run(&config, &module, parts).await else {
@@ -97,7 +122,7 @@ pub async fn run_with(
 }
 
 /// containerd may start later than we do.
-async fn connect(config: &Config, module: &model::Name, pods: Subnet) -> Arc<dyn Runtime> {
+async fn connect(config: &Config, module: &model::Name, pods: Subnet, volumes: &Volumes) -> Arc<dyn Runtime> {
     let slot = config.slot().unwrap_or(0).to_string();
     let address = config.agent.backplane.replace("{slot}", &slot).parse().ok();
     let network = Network::new(&config.agent.cni_bin, pods, &config.agent.run, address);
@@ -107,8 +132,10 @@ async fn connect(config: &Config, module: &model::Name, pods: Subnet) -> Arc<dyn
         let agent = &config.agent;
         let engine = Engine {
             registry: agent.registry.clone(),
+            mirrors: agent.mirrors.clone(),
             oci_runtime: agent.oci_runtime.clone(),
             accelerators: config.accelerators(),
+            volumes: volumes.clone(),
         };
         match Containerd::connect(&agent.containerd, network.clone(), &logs, module, engine).await {
             Ok(runtime) => return Arc::new(runtime),
@@ -125,7 +152,7 @@ async fn connect(config: &Config, module: &model::Name, pods: Subnet) -> Arc<dyn
 }
 
 /// What this module tells of itself.
-fn describe(config: &Config, root: Option<model::RootSlot>) -> anyhow::Result<Module> {
+fn describe(config: &Config, live: &str, root: Option<model::RootSlot>) -> anyhow::Result<Module> {
     let slot = config.slot()?;
     let fill = |text: &str| text.replace("{slot}", &slot.to_string());
     let kernel =
@@ -135,8 +162,10 @@ fn describe(config: &Config, root: Option<model::RootSlot>) -> anyhow::Result<Mo
         slot,
         address: fill(&config.agent.backplane),
         pods: fill(&config.agent.pods),
+        live: live.to_owned(),
         capacity: runtime::measure(&config.state, config.agent.reserved, &config.accelerators()),
         labels: config.agent.labels.clone(),
+        storage: config.storage().map(|s| s.source()).unwrap_or_default(),
         kernel,
         cordoned: false,
         draining: false,

@@ -1,13 +1,13 @@
 //! spacecloud.toml.
 
-use model::{Bytes, Name, Subnet, Timing};
+use model::{Bytes, Name, Span, Subnet, Timing};
 use planner::pool::unit::UnitPolicy;
-use runtime::{AcceleratorSlot, Accelerators, Fence};
+use runtime::{AcceleratorSlot, Accelerators, Fence, Storage, Volumes};
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 use thiserror::Error;
@@ -56,9 +56,36 @@ pub struct Config {
     /// How the paper's unit level weighs, filters and reserves (strategy `multilevel`).
     #[serde(default)]
     pub placement: UnitPolicy,
+    /// The chassis's storage module; without it there are local volumes only.
+    #[serde(default)]
+    pub storage: Option<StorageConfig>,
     /// How quickly things are noticed; the server's is what counts.
     #[serde(default)]
     pub timing: Timing,
+}
+
+/// `[storage]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageConfig {
+    /// Its address on the backplane.
+    pub server: Ipv4Addr,
+    /// The directory that it exports over NFSv4.
+    #[serde(default = "StorageConfig::export_default")]
+    pub export: String,
+    /// How long a mount, or anything else that is asked of it, may take.
+    #[serde(default = "StorageConfig::limit_default")]
+    pub limit: Span,
+}
+
+impl StorageConfig {
+    fn export_default() -> String {
+        "/".into()
+    }
+
+    fn limit_default() -> Span {
+        Span(15_000)
+    }
 }
 
 /// `[server]`
@@ -109,6 +136,8 @@ pub struct AgentConfig {
     pub cni_bin: PathBuf,
     /// The registry that images come from.
     pub registry: String,
+    /// Registries that follow it, as HOST:PORT: asked when it does not answer.
+    pub mirrors: Vec<String>,
     /// Directory on a tmpfs: network namespaces, addresses, the lease.
     pub run: PathBuf,
     /// Where cgroup v2 is mounted; beside cgroup v1 that is often /sys/fs/cgroup/unified.
@@ -121,6 +150,8 @@ pub struct AgentConfig {
     pub accelerators: Vec<AcceleratorSlot>,
     /// Where the kernel's view of the devices is mounted.
     pub sysfs: PathBuf,
+    /// Where it gives processes away that move live, to other modules alone.
+    pub live: String,
     /// The resolver of names.
     pub names: NamesConfig,
 }
@@ -161,12 +192,14 @@ impl Default for AgentConfig {
             oci_runtime: "runc".into(),
             cni_bin: "/usr/lib/cni".into(),
             registry: "registry.spacecloud:5000".into(),
+            mirrors: Vec::new(),
             run: "/run/spacecloud".into(),
             cgroup: "/sys/fs/cgroup".into(),
             reserved: Bytes(192 << 20),
             labels: BTreeMap::new(),
             accelerators: Vec::new(),
             sysfs: "/sys".into(),
+            live: "0.0.0.0:7441".into(),
             names: NamesConfig::default(),
         }
     }
@@ -220,6 +253,23 @@ impl Config {
                 "agent.names.listen: {:?} is no address; write ADDRESS:PORT, as 10.45.1.1:53",
                 names.listen
             )));
+        }
+        if config.agent.live.parse::<SocketAddr>().is_err() {
+            return Err(refuse(format!(
+                "agent.live: {:?} is no address; write ADDRESS:PORT, as 0.0.0.0:7441",
+                config.agent.live
+            )));
+        }
+        if let Some(storage) = &config.storage {
+            if !storage.export.starts_with('/') {
+                return Err(refuse(format!(
+                    "storage.export: {:?} is not absolute; write it from the root on, as /volumes",
+                    storage.export
+                )));
+            }
+            if storage.limit.0 == 0 {
+                return Err(refuse("storage.limit: 0ms is no time at all; write a span as 15s".to_owned()));
+            }
         }
         config.placement.check().map_err(|e| refuse(format!("placement.{e}")))?;
         config.check_accelerators().map_err(refuse)?;
@@ -306,7 +356,22 @@ impl Config {
 
     /// The fence that agent and guard share.
     pub fn fence(&self) -> Fence {
-        Fence::new(&self.agent.cgroup.join("spacecloud"), &self.agent.run.join("lease"))
+        let fence = Fence::new(&self.agent.cgroup.join("spacecloud"), &self.agent.run.join("lease"));
+        match &self.storage {
+            Some(storage) => fence.with_storage(Volumes::mount_point(&self.agent.run), storage.server),
+            None => fence,
+        }
+    }
+
+    /// The storage module, if there is one.
+    pub fn storage(&self) -> Option<Storage> {
+        let StorageConfig { server, export, limit } = self.storage.clone()?;
+        Some(Storage { server, export, limit: limit.duration() })
+    }
+
+    /// The volumes on this module and on the storage module.
+    pub fn volumes(&self) -> Volumes {
+        Volumes::new(&self.state, &self.agent.run, self.storage())
     }
 }
 
@@ -354,6 +419,8 @@ mod tests {
                 "[[agent.accelerators]]\nnumber=1\npcie_slot='5'\n[[agent.accelerators]]\nnumber=2\npcie_slot='5'",
                 "used twice",
             ),
+            ("[storage]\nserver='module-4'", "IP"),
+            ("[storage]\nserver='10.44.0.4'\nexport='volumes'", "not absolute"),
             ("[placement]\nscore = { gpu = nan }", "placement.score.gpu"),
             ("[placement]\nthreshold = { gpu = 1.5 }", "placement.threshold.gpu"),
             ("[placement]\nscore = { cpu = 0, memory = 0, disk = 0, gpu = 0, match = 0 }", "sum to nothing"),

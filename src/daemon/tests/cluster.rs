@@ -1,17 +1,29 @@
 //! Server and agents over real gRPC, TLS and SQLite on the loopback; only the container engine is fake.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod killed;
 mod moves;
 
 use api::v1::{self, cluster_client::ClusterClient};
 use daemon::{agent, config::Config, server};
 use model::AppFile;
-use std::{collections::BTreeMap, net::TcpListener, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
 use tempfile::TempDir;
 use testkit::FakeRuntime;
 use tokio::task::JoinHandle;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
+#[path = "cluster/live.rs"]
+mod live;
 #[path = "cluster/planning.rs"]
 mod planning;
 #[path = "cluster/updates.rs"]
@@ -26,8 +38,12 @@ struct Cluster {
     names: BTreeMap<u16, String>,
 }
 
+/// Below those that the kernel gives to outgoing connections, and never the same twice: it is free until it is used.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + u16::try_from(std::process::id() % 100).unwrap() * 100;
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed) % 2000).find(free).unwrap()
 }
 
 fn config(dir: &Path, slot: u16, grpc: u16, http: u16, token: &Path) -> Config {
@@ -37,7 +53,7 @@ fn config(dir: &Path, slot: u16, grpc: u16, http: u16, token: &Path) -> Config {
     let text = format!(
         "state = '{home}'\n[server]\naddress = '127.0.0.1:{grpc}'\nlisten = '127.0.0.1:{grpc}'\nhttp = '127.0.0.1:{http}'\n\
          registry_tls = '{home}/no/registry'\n[agent]\nslot = {slot}\ntoken_file = '{token}'\nbackplane = '127.0.0.1'\n\
-         run = '{home}/run'\n[agent.names]\nlisten = '127.0.0.1:{names}'\n[timing]\nlease = '2s'\nsuspect = '1s'\nmargin = '500ms'\nsettle = '1s'\n",
+         run = '{home}/run'\nlive = '127.0.0.1:0'\n[agent.names]\nlisten = '127.0.0.1:{names}'\n[timing]\nlease = '2s'\nsuspect = '1s'\nmargin = '500ms'\nsettle = '1s'\n",
         home = home.display(),
         token = token.display(),
         names = free_port()
@@ -48,31 +64,47 @@ fn config(dir: &Path, slot: u16, grpc: u16, http: u16, token: &Path) -> Config {
 
 impl Cluster {
     async fn start(agents: u16) -> Self {
+        let mut cluster = Self::server().await;
+        let token = cluster.server_config.state.join("token");
+        for slot in 1..=agents {
+            cluster.start_agent(slot, Arc::new(FakeRuntime::default()), &token);
+        }
+        cluster.until_modules(agents).await;
+        cluster
+    }
+
+    /// Without any agent.
+    async fn server() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let token = dir.path().join("module-1/token");
         let server_config = config(dir.path(), 1, free_port(), free_port(), &token);
         let server = Some(server::start(&server_config).await.unwrap());
-        let mut cluster =
-            Self { dir, server_config, server, agents: BTreeMap::new(), names: BTreeMap::new() };
-        for slot in 1..=agents {
-            cluster.start_agent(slot, Arc::new(FakeRuntime::default()), &token);
-        }
-        cluster
-            .until("all modules ready", |s| {
-                s.modules.iter().filter(|m| m.state == "ready").count() == usize::from(agents)
-            })
-            .await;
-        cluster
+        Self { dir, server_config, server, agents: BTreeMap::new(), names: BTreeMap::new() }
+    }
+
+    async fn until_modules(&self, agents: u16) -> v1::Snapshot {
+        let ready = |s: &v1::Snapshot| s.modules.iter().filter(|m| m.state == "ready").count();
+        self.until("all modules ready", |s| ready(s) == usize::from(agents)).await
     }
 
     fn start_agent(&mut self, slot: u16, runtime: Arc<FakeRuntime>, token: &Path) {
+        self.start_agent_on(&tokio::runtime::Handle::current(), slot, runtime, token);
+    }
+
+    fn start_agent_on(
+        &mut self,
+        on: &tokio::runtime::Handle,
+        slot: u16,
+        runtime: Arc<FakeRuntime>,
+        token: &Path,
+    ) {
         let address = &self.server_config.server;
         let port = |a: &str| a.rsplit(':').next().unwrap().parse().unwrap();
         let config = config(self.dir.path(), slot, port(&address.listen), port(&address.http), token);
         self.names.insert(slot, config.agent.names.listen.clone());
         let shared = runtime.clone();
-        let task = tokio::spawn(async move { agent::run_on(config, shared).await.unwrap() });
+        let task = on.spawn(async move { agent::run_on(config, shared).await.unwrap() });
         self.agents.insert(slot, (runtime, task));
     }
 
@@ -109,7 +141,11 @@ impl Cluster {
     async fn apply(&self, text: &str) -> Result<v1::Done, tonic::Status> {
         let apps = AppFile::parse("test", text).unwrap().apps;
         let specs_json = apps.iter().map(|a| serde_json::to_string(a).unwrap()).collect();
-        self.client().await.apply(v1::ApplyRequest { specs_json }).await.map(tonic::Response::into_inner)
+        self.client()
+            .await
+            .apply(v1::ApplyRequest { specs_json, ..Default::default() })
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     fn counts(&self) -> Vec<usize> {

@@ -97,8 +97,11 @@ fn params(role: &Role, names: &[String]) -> Result<CertificateParams, rcgen::Err
     params.not_after = rcgen::date_time_ymd(UNTIL.0, UNTIL.1, UNTIL.2);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = match role {
-        Role::Server => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
-        _ => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        // Agents serve too: to each other, under a name that nobody takes for the server's.
+        Role::Server | Role::Agent(_) => {
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
+        }
+        Role::Admin => vec![ExtendedKeyUsagePurpose::ClientAuth],
     };
     Ok(params)
 }
@@ -158,9 +161,15 @@ impl Authority {
         let make = |source| IdentityError::Make { subject: role.common_name(), source };
         let mut request = CertificateSigningRequestParams::from_pem(request_pem)
             .map_err(|_| IdentityError::Pem { what: "the signing request" })?;
-        request.params = params(role, &[]).map_err(make)?;
+        let names = if let Role::Agent(module) = role { vec![agent_name(module)] } else { vec![] };
+        request.params = params(role, &names).map_err(make)?;
         Ok(request.signed_by(&self.issuer).map_err(make)?.pem())
     }
+}
+
+/// The name that a module's agent serves other agents under.
+pub fn agent_name(module: &Name) -> String {
+    format!("{module}.agents.spacecloud")
 }
 
 /// A new private key and a signing request for it, both PEM: (key, request).

@@ -9,5 +9,7 @@
 mod authority;
 mod token;
 
-pub use authority::{Authority, Credentials, IdentityError, Role, fingerprint, new_request, role_of, to_pem};
+pub use authority::{
+    Authority, Credentials, IdentityError, Role, agent_name, fingerprint, new_request, role_of, to_pem,
+};
 pub use token::{Token, TokenError};

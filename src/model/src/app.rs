@@ -1,5 +1,6 @@
 use crate::{
-    Bytes, Cpu, Health, ImageRef, Milli, Moment, Name, Policy, ServiceSpec, Span, SpecError, Update,
+    ByResource, ByScore, Bytes, Cpu, Decimal, Health, ImageRef, Milli, Moment, Mount, Name, Policy,
+    ServiceSpec, Span, SpecError, Update, VolumeSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +30,8 @@ impl Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
-    /// `spacecloud` for what asks for accelerators, `spread` for the rest.
+    /// `multilevel` for what has weights or constraints of its own, else `spacecloud` for what asks for accelerators,
+    /// and `spread` for the rest.
     #[default]
     Auto,
     /// The least allocated module, replicas of one app apart (Kubernetes' LeastAllocated).
@@ -76,6 +78,27 @@ pub struct Placement {
     /// Apps that must not be on the same module; its own name keeps its replicas apart.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub apart: BTreeSet<Name>,
+    /// Weights of the unit level's balance, where they are not the cluster's.
+    #[serde(skip_serializing_if = "is_default")]
+    pub balance: ByResource,
+    /// Loads that its placement must not push a module above, where they are not the cluster's.
+    #[serde(skip_serializing_if = "is_default")]
+    pub threshold: ByResource,
+    /// The share of the modules, best balance first, that goes on to scoring.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<Decimal>,
+    /// The least balance with which a module takes part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_balance: Option<Decimal>,
+    /// So many free accelerators are to be kept on one module.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_gpu: Option<u16>,
+    /// A module that would keep some but fewer free accelerators takes no part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_gpu: Option<u16>,
+    /// Weights of the unit level's scores, where they are not the cluster's.
+    #[serde(skip_serializing_if = "is_default")]
+    pub score: ByScore,
 }
 
 /// A port that the app listens on.
@@ -101,6 +124,8 @@ pub enum PlannedMove {
     MakeBeforeBreak,
     /// The old instance is gone before the new one starts.
     StopFirst,
+    /// The process itself moves, with its memory; make before break where that cannot be done.
+    Live,
 }
 
 /// What the agent does with the instance when its lease runs out.
@@ -155,7 +180,7 @@ pub struct AppSpec {
     /// Instead of `end`: how long the task's window is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<Span>,
-    /// Tasks whose windows end before this one's starts.
+    /// Tasks that are over before this one starts.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub after: BTreeSet<Name>,
     /// What the device-level queue knows a task by, when several share their history; its name if not given.
@@ -185,6 +210,9 @@ pub struct AppSpec {
     /// Where it listens.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,
+    /// What it keeps its data in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Mount>,
     /// When it is healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
@@ -211,11 +239,13 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// One app file: one app or task at its top level, or several as `[[app]]` and `[[task]]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One app file: one app, task or volume at its top level, or several as `[[app]]`, `[[task]]` and `[[volume]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AppFile {
     /// The apps in the order of the file.
     pub apps: Vec<AppSpec>,
+    /// The volumes.
+    pub volumes: Vec<VolumeSpec>,
 }
 
 impl AppFile {
@@ -231,23 +261,33 @@ impl AppFile {
             app: Vec<AppSpec>,
             #[serde(default)]
             task: Vec<AppSpec>,
+            #[serde(default)]
+            volume: Vec<VolumeSpec>,
         }
         let syntax = |error: toml::de::Error| SpecError::Syntax {
             file: file.to_owned(),
             reason: one_line(text, &error),
         };
         let table: toml::Table = toml::from_str(text).map_err(syntax)?;
-        let apps = if table.contains_key("app") || table.contains_key("task") {
-            let Several { mut app, task } = toml::from_str::<Several>(text).map_err(syntax)?;
+        let several = ["app", "task", "volume"].iter().any(|kind| table.contains_key(*kind));
+        let read = if several {
+            let Several { mut app, task, volume } = toml::from_str::<Several>(text).map_err(syntax)?;
             app.extend(task.into_iter().map(|task| AppSpec { kind: Kind::Task, ..task }));
-            app
+            Self { apps: app, volumes: volume }
+        } else if table.get("kind").and_then(toml::Value::as_str) == Some("volume") {
+            let volume = crate::volume::parse_one(text).map_err(syntax)?;
+            Self { apps: Vec::new(), volumes: vec![volume] }
         } else {
-            vec![toml::from_str::<AppSpec>(text).map_err(syntax)?]
+            let app = toml::from_str::<AppSpec>(text).map_err(syntax)?;
+            Self { apps: vec![app], volumes: Vec::new() }
         };
-        for app in &apps {
+        for app in &read.apps {
             app.check().map_err(|e| e.in_file(file))?;
         }
-        Ok(Self { apps })
+        for volume in &read.volumes {
+            volume.check().map_err(|e| e.in_file(file))?;
+        }
+        Ok(read)
     }
 }
 
@@ -301,8 +341,10 @@ impl AppSpec {
         if let Some(both) = self.placement.near.intersection(&self.placement.apart).next() {
             return Err(SpecError::value("placement.near", both, "is in placement.apart too"));
         }
+        self.check_weighing()?;
         self.check_ports()?;
         self.check_health()?;
+        crate::volume::check_mounts(&self.volumes)?;
         self.update.check()?;
         if self.env.keys().any(|key| key.is_empty() || key.contains(['=', '\0'])) {
             return Err(SpecError::value("env", "", "has a name that is empty or holds '='"));

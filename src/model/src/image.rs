@@ -21,6 +21,11 @@ impl ImageRef {
     pub fn host(&self) -> &str {
         self.text.get(..self.host).unwrap_or_default()
     }
+
+    /// The same image where another registry, `HOST[:PORT]`, has it.
+    pub fn at(&self, host: &str) -> String {
+        format!("{host}{}", self.text.get(self.host..).unwrap_or_default())
+    }
 }
 
 impl FromStr for ImageRef {
@@ -85,6 +90,7 @@ mod tests {
     fn a_reference_names_its_registry() {
         let image: ImageRef = "registry.spacecloud:5000/demo/app:1.2".parse().unwrap();
         assert_eq!(image.host(), "registry.spacecloud:5000");
+        assert_eq!(image.at("module-2:5000"), "module-2:5000/demo/app:1.2");
         assert_eq!(
             "registry.spacecloud:5000/a".parse::<ImageRef>().unwrap().as_str(),
             "registry.spacecloud:5000/a:latest"

@@ -1,4 +1,4 @@
-use crate::{AppSpec, Binding, Decision, Name, SpecError};
+use crate::{AppSpec, Attachment, Binding, Decision, Live, Name, SpecError};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -133,6 +133,9 @@ pub struct Observed {
     /// While it is draining: how many connections it still has, as far as that is known.
     #[serde(default)]
     pub connections: Option<u32>,
+    /// Why it could not take over the process that it was to; it does not run then. Empty otherwise.
+    #[serde(default)]
+    pub refused: String,
 }
 
 /// What an agent is told to run.
@@ -145,6 +148,12 @@ pub struct Desired {
     /// The numbered resources that it has.
     #[serde(default, skip_serializing_if = "Binding::is_empty")]
     pub binding: Binding,
+    /// The volumes that it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Attachment>,
+    /// Its part in a live move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Live>,
 }
 
 /// An instance as the server records it.
@@ -176,6 +185,12 @@ pub struct Instance {
     /// It gets no new connections any more; it is stopped when the old ones have ended.
     #[serde(default)]
     pub draining: bool,
+    /// In a live move: the instance whose process this one takes over, until it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes: Option<InstanceId>,
+    /// Why its process could not be moved live: its next move is made before break. Empty as long as nobody tried.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unmovable: String,
     /// Why here.
     pub decision: Decision,
 }

@@ -26,6 +26,7 @@ mod health;
 mod history;
 mod image;
 mod instance;
+mod live;
 mod module;
 mod name;
 mod quantity;
@@ -36,6 +37,8 @@ mod service;
 mod task;
 mod timing;
 mod update;
+mod volume;
+mod weighing;
 
 pub use accelerator::{Accelerator, AcceleratorShare, Binding};
 pub use app::{
@@ -47,6 +50,7 @@ pub use health::Health;
 pub use history::{Combination, Outcome, Run, Success};
 pub use image::ImageRef;
 pub use instance::{Desired, Instance, InstanceId, Observed, Phase, ReplicaId};
+pub use live::Live;
 pub use module::{Capacity, Liveness, Module};
 pub use name::Name;
 pub use quantity::{Bytes, Cpu, Milli, Span};
@@ -57,3 +61,7 @@ pub use service::{Endpoint, Policy, Service, ServicePort, ServiceSpec, ServiceTa
 pub use task::{Moment, Plan, PlanState, Reservation, minute, utc};
 pub use timing::{Now, Timing};
 pub use update::Update;
+pub use volume::{
+    Access, Attachment, Class, Mount, Volume, VolumeKey, VolumeReport, VolumeSeen, VolumeSpec, VolumeState,
+};
+pub use weighing::{ByResource, ByScore, Decimal};

@@ -58,10 +58,16 @@ pub struct Module {
     pub address: String,
     /// The subnet of its instances.
     pub pods: String,
+    /// Where its agent gives processes away, as ADDRESS:PORT; empty where processes cannot be moved live.
+    #[serde(default)]
+    pub live: String,
     /// What it has.
     pub capacity: Capacity,
     /// For placement.
     pub labels: BTreeMap<String, String>,
+    /// The storage module that it can mount volumes from, as SERVER:EXPORT; empty when it is told of none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub storage: String,
     /// Kernel release, for people.
     pub kernel: String,
     /// An operator wants no new instances here.

@@ -1,4 +1,4 @@
-use crate::{AppSpec, Instance, Module, Name, Plan, ResourceState, Run, Success};
+use crate::{AppSpec, Instance, Module, Name, Plan, ResourceState, Run, Success, Volume};
 use serde::{Deserialize, Serialize};
 
 /// An app as the server records it.
@@ -80,11 +80,13 @@ pub enum RecordKind {
     Run,
     /// [`Success`], by task code: the device-level queue.
     Success,
+    /// [`Volume`], by name.
+    Volume,
 }
 
 impl RecordKind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::App,
         Self::Module,
         Self::Instance,
@@ -93,6 +95,7 @@ impl RecordKind {
         Self::Resource,
         Self::Run,
         Self::Success,
+        Self::Volume,
     ];
 
     /// The name of its table.
@@ -106,6 +109,7 @@ impl RecordKind {
             Self::Resource => "resources",
             Self::Run => "history",
             Self::Success => "device_queue",
+            Self::Volume => "volumes",
         }
     }
 }
@@ -130,6 +134,8 @@ pub enum Record {
     Run(Run),
     /// A line of the device-level queue.
     Success(Success),
+    /// A volume.
+    Volume(Volume),
 }
 
 impl Record {
@@ -144,6 +150,7 @@ impl Record {
             Self::Resource(_) => RecordKind::Resource,
             Self::Run(_) => RecordKind::Run,
             Self::Success(_) => RecordKind::Success,
+            Self::Volume(_) => RecordKind::Volume,
         }
     }
 
@@ -158,6 +165,7 @@ impl Record {
             Self::Resource(state) => state.key(),
             Self::Run(run) => Run::key_of(run.number),
             Self::Success(success) => success.code.clone(),
+            Self::Volume(volume) => volume.spec.name.to_string(),
         }
     }
 
@@ -175,6 +183,7 @@ impl Record {
             Self::Resource(state) => serde_json::to_string(state),
             Self::Run(run) => serde_json::to_string(run),
             Self::Success(success) => serde_json::to_string(success),
+            Self::Volume(volume) => serde_json::to_string(volume),
         }
     }
 
@@ -192,6 +201,7 @@ impl Record {
             RecordKind::Resource => Self::Resource(serde_json::from_str(text)?),
             RecordKind::Run => Self::Run(serde_json::from_str(text)?),
             RecordKind::Success => Self::Success(serde_json::from_str(text)?),
+            RecordKind::Volume => Self::Volume(serde_json::from_str(text)?),
         })
     }
 }

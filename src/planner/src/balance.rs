@@ -3,7 +3,6 @@
 use crate::{
     core::Core,
     place::{Load, loads, share},
-    strategies::chosen_strategy,
 };
 use model::{Instance, InstanceId, Kind, Module, Name, Strategy};
 
@@ -57,7 +56,7 @@ impl Core {
                     i.module.as_ref() == Some(&from.name)
                         && i.is_ready()
                         && i.spec.kind == Kind::App
-                        && chosen_strategy(&i.spec) == Strategy::Spread
+                        && i.spec.chosen_strategy() == Strategy::Spread
                         && !i.draining
                         && !self.moving(&i.id)
                 })
@@ -81,7 +80,7 @@ impl Core {
 
     /// Whether `to` would be chosen were it the only other module.
     fn takes(&self, to: &Module, instance: &Instance) -> bool {
-        let decision = self.decide(&instance.spec, instance.module.as_ref(), "rebalance");
+        let decision = self.decide(instance, "rebalance");
         decision.fits(&to.name)
     }
 

@@ -80,6 +80,7 @@ impl Core {
             cause: &instance.decision.cause,
             code: spec.code(instance.id.replica().number),
             except: Except { reservations: &own, ..Except::default() },
+            own: Some(&instance.id),
             extra: &[],
             prefer,
         })
@@ -94,7 +95,8 @@ impl Core {
             binding.cores = self.shared_cores(module);
         }
         let id: InstanceId = instance.id.clone();
-        Desired { id, spec: instance.spec.clone(), binding }
+        let (volumes, live) = (self.attachments(&instance.spec), self.live_part(instance));
+        Desired { id, spec: instance.spec.clone(), binding, volumes, live }
     }
 
     fn shared_cores(&self, module: &Module) -> BTreeSet<u32> {

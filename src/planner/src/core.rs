@@ -4,7 +4,7 @@ use crate::{Refusal, link::Link, service::Drain};
 use model::{
     App, AppSpec, Desired, Event as EventRecord, ImageRef, Instance, InstanceId, Liveness, Module, Name, Now,
     Observed, Plan, Record, RecordKind, ReplicaId, ResourceName, ResourceState, Run, ServiceTable, Severity,
-    Success, Timing,
+    Success, Timing, Volume, VolumeKey, VolumeReport, VolumeSpec,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +13,14 @@ use std::collections::{BTreeMap, BTreeSet};
 pub enum Request {
     /// Create or change apps: all or none.
     Apply(Vec<AppSpec>),
+    /// Create or change volumes, then apps: all or none.
+    ApplyAll(Vec<VolumeSpec>, Vec<AppSpec>),
     /// Delete apps: all or none.
     Delete(Vec<Name>),
+    /// Delete apps and the volumes that no other app mounts.
+    DeleteWithVolumes(Vec<Name>),
+    /// Erase volumes that nobody uses: all or none.
+    DeleteVolumes(Vec<Name>),
     /// Change an app's replicas.
     Scale(Name, u32),
     /// No new instances on a module; draining also moves away what is there.
@@ -70,6 +76,8 @@ pub struct AgentReport {
     pub observed: Vec<Observed>,
     /// The last order whose service table it has set.
     pub routed: u64,
+    /// What it sees of volumes.
+    pub volumes: VolumeReport,
 }
 
 /// What happens to the core.
@@ -116,6 +124,8 @@ pub struct Order {
     pub services: ServiceTable,
     /// Images that it should have in case it must take over from another module.
     pub images: Vec<ImageRef>,
+    /// Volumes whose data it is to erase.
+    pub erase: Vec<VolumeKey>,
 }
 
 /// What a step asks of the shell, in this order.
@@ -164,6 +174,9 @@ pub struct Core {
     pub(crate) successes: BTreeMap<String, Success>,
     /// The runs that are not over.
     pub(crate) open_runs: BTreeMap<InstanceId, u64>,
+    /// Volumes.
+    pub(crate) volumes: BTreeMap<Name, Volume>,
+    pub(crate) volume_watch: crate::volumes::Watch,
     /// Modules whose resource states may have changed.
     pub(crate) touched: BTreeSet<Name>,
     /// Weights and constraints of the unit level.
@@ -257,6 +270,7 @@ impl Core {
             self.event(Severity::Normal, name, "Ready", "takes work".to_owned());
         }
         self.observe(name, &report.observed);
+        self.observe_volumes(name, &report.volumes);
         self.forget_stopped(name, report);
         true
     }
@@ -283,6 +297,9 @@ impl Core {
                     self.event(Severity::Warning, next.id.replica(), "BackOff", next.message.clone());
                 }
                 self.put_instance(next);
+            }
+            if !seen.refused.is_empty() {
+                self.fall_back(&seen.id, &seen.refused);
             }
         }
     }
@@ -354,7 +371,8 @@ impl Core {
             }
             self.tell(&name, number);
             let images = self.prefetched.get(&name).cloned().unwrap_or_default();
-            output.orders.insert(name, Order { number, desired, services: self.table.clone(), images });
+            let (services, erase) = (self.table.clone(), self.erasures(&name));
+            output.orders.insert(name, Order { number, desired, services, images, erase });
         }
         let changed = std::mem::take(&mut self.changed);
         output.changes =
@@ -391,12 +409,14 @@ impl Core {
             self.reorder.extend(modules);
         }
         self.follow_run(&instance);
+        self.follow_live(&instance.id, Some(&instance));
         self.note(Record::Instance(Box::new(instance.clone())));
         self.instances.insert(instance.id.clone(), instance);
     }
 
     pub(crate) fn remove_instance(&mut self, id: &InstanceId) {
         self.close_run(id, None);
+        self.follow_live(id, None);
         if let Some(old) = self.instances.remove(id) {
             self.touched.extend(old.module.clone());
             // Cores that nobody is pinned to any more are everybody's again.

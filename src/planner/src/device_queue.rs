@@ -33,7 +33,7 @@ impl Core {
         usages: &BTreeMap<&Name, Usage>,
     ) -> Option<DeviceLevel> {
         let spec = ask.spec;
-        if !has_device_level(spec.kind, spec.strategy) {
+        if !has_device_level(spec) {
             return None;
         }
         let unit = |words: String| {

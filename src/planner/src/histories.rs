@@ -275,6 +275,31 @@ fn fits(bench: &Bench, instance: &Instance) -> Option<Name> {
     bench.core.modules().find(fit).map(|(m, _)| m.name.clone())
 }
 
+fn task(asked: u8, start: u64, length: u64) -> Act {
+    Act::Task { number: 0, asked, start, length, after: None }
+}
+
+/// Histories that the longer run has found once: a window is open, and nobody is there yet.
+#[test]
+fn what_is_only_kept_is_not_occupied() {
+    let changed = vec![task(0, 0, 1), task(3, 0, 1)];
+    let silent = vec![
+        task(3, 1, 3),
+        Act::Run(200),
+        Act::Cordon(2, true),
+        Act::Silent(1, true),
+        Act::Run(800),
+        Act::Restart,
+    ];
+    for acts in [changed, silent] {
+        let mut bench = Bench::new(&[3, 3]);
+        for act in acts {
+            perform(&mut bench, act);
+            check(&bench);
+        }
+    }
+}
+
 /// `SPACECLOUD_HISTORIES=100000` for the longer run.
 fn cases() -> u32 {
     std::env::var("SPACECLOUD_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(64)

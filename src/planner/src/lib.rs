@@ -23,6 +23,7 @@ mod histories;
 mod history;
 mod lease;
 mod link;
+mod live;
 mod load;
 mod out_of_use;
 mod place;
@@ -41,6 +42,8 @@ mod tasks;
 #[cfg(test)]
 mod testing;
 mod usage;
+mod volumes;
+mod weighing;
 mod window;
 
 pub use crate::core::{AgentReport, Amounts, Change, Core, Event, Order, Output, Reply, Request};

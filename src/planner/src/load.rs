@@ -26,6 +26,8 @@ impl Core {
             runs: BTreeMap::new(),
             successes: BTreeMap::new(),
             open_runs: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            volume_watch: crate::volumes::Watch::default(),
             touched: BTreeSet::new(),
             policy: crate::pool::unit::UnitPolicy::default(),
             now,
@@ -61,6 +63,7 @@ impl Core {
                     core.runs.insert(run.number, run);
                 }
                 Record::Success(success) => drop(core.successes.insert(success.code.clone(), success)),
+                Record::Volume(volume) => drop(core.volumes.insert(volume.name().clone(), volume)),
             }
         }
         core

@@ -42,7 +42,7 @@ impl Core {
             .collect();
         for (id, out) in leaving {
             let Some(instance) = self.instances.get(&id) else { continue };
-            let stop_first = instance.spec.migration.planned == PlannedMove::StopFirst;
+            let stop_first = self.planned_move(&instance.spec) == PlannedMove::StopFirst;
             if out.device_is_gone {
                 self.event(Severity::Warning, id.replica(), "Stopping", out.cause);
                 self.stop(&id);

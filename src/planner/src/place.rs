@@ -9,11 +9,12 @@
 use crate::{
     core::Core,
     device_queue::DeviceLevel,
-    strategies::{chosen_strategy, filters, pooled, score},
+    strategies::{filters, pooled, score},
     usage::{Except, Hold, Usage, Window, by_module},
 };
 use model::{
-    AppSpec, Binding, Candidate, Decision, Failed, Instance, Milli, Module, Name, Strategy, Verdict,
+    AppSpec, Binding, Candidate, Decision, Failed, Instance, InstanceId, Milli, Module, Name, Strategy,
+    Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -98,6 +99,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) code: String,
     /// Whose own resources do not count.
     pub(crate) except: Except<'a>,
+    /// The instance that is placed, once there is one.
+    pub(crate) own: Option<&'a InstanceId>,
     /// What is about to be reserved in the same request.
     pub(crate) extra: &'a [Hold<'a>],
     /// A place that is taken if it passes the filters, with the words for why.
@@ -105,7 +108,7 @@ pub(crate) struct Ask<'a> {
 }
 
 /// The filters, in the order in which they are told.
-pub(crate) const FILTERS: [&str; 12] = [
+pub(crate) const FILTERS: [&str; 13] = [
     "leaving",
     "liveness",
     "cordon",
@@ -114,6 +117,7 @@ pub(crate) const FILTERS: [&str; 12] = [
     "ports",
     "apart",
     "near",
+    "volumes",
     "cpu",
     "memory",
     "disk",
@@ -155,22 +159,29 @@ pub(crate) fn short_of_amounts(module: &Module, usage: &Usage, spec: &AppSpec) -
 }
 
 impl Core {
-    /// Finds a module for an app's instance, from now on and for good. `avoid` is where a moved one comes from.
-    pub(crate) fn decide(&self, spec: &AppSpec, avoid: Option<&Name>, cause: &str) -> Decision {
+    /// Finds another module for an instance, from now on and for good.
+    pub(crate) fn decide(&self, instance: &Instance, cause: &str) -> Decision {
+        let (spec, avoid, own) = (&instance.spec, instance.module.as_ref(), Some(&instance.id));
         let window = Window::for_good(self.now.wall);
         let except = Except::default();
         let code = spec.code(1);
-        self.decide_on(&Ask { spec, window, avoid, cause, code, except, extra: &[], prefer: None })
+        self.decide_on(&Ask { spec, window, avoid, cause, code, except, own, extra: &[], prefer: None })
     }
 
     /// Finds a module and numbers there.
     pub(crate) fn decide_on(&self, ask: &Ask<'_>) -> Decision {
         let holds = self.holds(ask.except);
         let held = by_module(holds.iter().chain(ask.extra));
-        let usages: BTreeMap<&Name, Usage> =
-            held.iter().map(|(name, holds)| (*name, Usage::of(holds, ask.window))).collect();
+        let usages: BTreeMap<&Name, Usage> = self
+            .modules
+            .keys()
+            .map(|name| {
+                let holds = held.get(name).map(Vec::as_slice).unwrap_or_default();
+                (name, self.usage_on(name, holds, ask.window))
+            })
+            .collect();
         let nothing = Usage::default();
-        let strategy = chosen_strategy(ask.spec);
+        let strategy = ask.spec.chosen_strategy();
         let mut candidates = Vec::with_capacity(self.modules.len());
         let mut best: Option<(f64, u64, u64, &Name)> = None;
         for module in self.modules.values() {
@@ -200,11 +211,13 @@ impl Core {
             let verdict = Verdict::Score(score);
             candidates.push(Candidate { module: module.name.clone(), verdict, failed, scores });
         }
-        let mut alarm = String::new();
+        let (mut alarm, mut policy_words) = (String::new(), String::new());
         let mut wanted = Binding::default();
         let mut best = best.map(|(.., name)| name.clone());
         if let Some(pooled) = pooled(strategy) {
-            let chosen = self.choose_by_pool(ask, pooled, &usages, &mut candidates);
+            let (policy, words) = self.weighing(ask.spec);
+            policy_words = words;
+            let chosen = self.choose_by_pool(ask, pooled, policy, &usages, &mut candidates);
             best = chosen.as_ref().map(|c| c.module.clone());
             if let Some(chosen) = chosen {
                 (wanted, alarm) = (chosen.wanted, chosen.alarm.unwrap_or_default());
@@ -232,8 +245,10 @@ impl Core {
             level: level.words,
             strategy: format!("{strategy:?}").to_lowercase(),
             filters: filters(strategy),
+            policy: policy_words,
             alarm,
             candidates,
+            others: BTreeMap::new(),
             at: self.now.wall,
         }
     }
@@ -263,6 +278,7 @@ impl Core {
     /// Every filter that takes the module out, in their order.
     fn filter(&self, module: &Module, usage: &Usage, ask: &Ask<'_>) -> Vec<Failed> {
         let mut failed = self.unfit(module, usage, ask.spec, ask.avoid);
+        failed.extend(self.short_of_volumes(module, usage, ask));
         failed.extend(self.short_of(module, usage, ask.spec));
         failed
     }

@@ -7,7 +7,7 @@
 
 use crate::{
     core::Core,
-    usage::{Except, Hold, Usage, Window},
+    usage::{Except, Hold, Window},
 };
 use model::{Instance, InstanceId, Module, Name, Severity};
 use std::collections::BTreeSet;
@@ -61,9 +61,11 @@ impl Core {
         let window = Window { from: self.now.wall, until };
         let usage = |gone: &BTreeSet<&InstanceId>| {
             let stays = |h: &&&Hold<'_>| h.instance.is_none_or(|id| !gone.contains(id));
-            Usage::of(&holds.iter().filter(stays).copied().collect::<Vec<_>>(), window)
+            self.usage_on(&module.name, &holds.iter().filter(stays).copied().collect::<Vec<_>>(), window)
         };
-        if !self.unfit(module, &usage(&BTreeSet::new()), &pending.spec, None).is_empty() {
+        if !self.unfit(module, &usage(&BTreeSet::new()), &pending.spec, None).is_empty()
+            || !self.unmountable(module, &pending.spec, None, false).is_empty()
+        {
             return None;
         }
         let there = || self.instances.values().filter(|i| i.module.as_ref() == Some(&module.name));

@@ -17,6 +17,7 @@ impl Core {
         self.empty_modules();
         self.leave_accelerators();
         self.rebalance();
+        self.erase_volumes();
     }
 
     /// A module's lease and the margin have run out: nothing of kind `stop` runs there any more.
@@ -87,6 +88,7 @@ impl Core {
             let began = self.moves.get(&new.id).copied().unwrap_or(self.now.mono);
             match old {
                 None => self.settle_in(new),
+                Some(old) if self.has_taken(&new) => self.taken_over(new, &old),
                 Some(old) if old.is_leaving() => self.settle_in(new),
                 Some(old) if new.is_ready() => {
                     let place =
@@ -105,6 +107,9 @@ impl Core {
                 Some(_) if self.now.mono.saturating_sub(began) > self.timing.move_limit.0 => {
                     let text =
                         format!("{} was not ready in {}: {}", new.id, self.timing.move_limit, new.message);
+                    if let Some(old) = &new.takes {
+                        self.remember_unmovable(old, &text);
+                    }
                     self.event(Severity::Warning, new.id.replica(), "MoveGivenUp", text);
                     self.stop(&new.id);
                 }
@@ -113,9 +118,9 @@ impl Core {
         }
     }
 
-    fn settle_in(&mut self, instance: Instance) {
+    pub(crate) fn settle_in(&mut self, instance: Instance) {
         self.moves.remove(&instance.id);
-        self.put_instance(Instance { replaces: None, ..instance });
+        self.put_instance(Instance { replaces: None, takes: None, ..instance });
     }
 
     /// Every wanted replica has an instance; one that still stops is waited for, so that none runs twice.
@@ -160,6 +165,8 @@ impl Core {
             message: String::new(),
             started: 0,
             draining: false,
+            takes: None,
+            unmovable: String::new(),
             decision,
         });
         self.unproven.insert(id.clone(), self.now.mono);
@@ -188,7 +195,8 @@ impl Core {
             if stays { None } else { old.module.clone() }
         });
         let intended = self.intended.remove(instance.id.replica());
-        let decision = self.decide_placement(&instance, from.as_ref(), only.or(intended.as_ref()));
+        let only = only.or(intended.as_ref());
+        let decision = self.decide_placement(&instance, from.as_ref(), only).shortened();
         let mut message = decision.refusal();
         if decision.chosen.is_none()
             && let Some(waits) = self.preempt(&instance)
@@ -214,6 +222,7 @@ impl Core {
         instance.message = message;
         instance.decision = decision;
         self.placed(&instance);
+        self.attach_volumes(&instance);
         self.put_instance(instance);
     }
 
@@ -226,7 +235,7 @@ impl Core {
             .filter_map(|i| {
                 let module = i.module.as_ref().and_then(|m| self.modules.get(m)).filter(|m| m.draining)?;
                 let app = self.apps.get(&i.spec.name)?;
-                Some((i.id.clone(), format!("drain of {}", module.name), app.spec.migration.planned))
+                Some((i.id.clone(), format!("drain of {}", module.name), self.planned_move(&app.spec)))
             })
             .collect();
         for (id, cause, planned) in wanting {
@@ -234,15 +243,8 @@ impl Core {
                 return;
             }
             match planned {
-                PlannedMove::StopFirst => {
-                    self.event(Severity::Normal, id.replica(), "Stopping", format!("{cause}: stop first"));
-                    self.retire(&id);
-                }
-                PlannedMove::MakeBeforeBreak => {
-                    if let Some(new) = self.create(id.replica(), Some(id.clone()), &cause) {
-                        self.place(&new, None);
-                    }
-                }
+                PlannedMove::StopFirst => self.stop_first(&id, &cause),
+                PlannedMove::MakeBeforeBreak | PlannedMove::Live => self.succeed(&id, &cause, None),
             }
         }
     }
@@ -255,7 +257,7 @@ impl Core {
 
     fn stops_first(&self, instance: &Instance) -> bool {
         instance.is_leaving()
-            && instance.spec.migration.planned == PlannedMove::StopFirst
+            && self.planned_move(&instance.spec) == PlannedMove::StopFirst
             && self.apps.contains_key(&instance.spec.name)
     }
 
@@ -266,13 +268,12 @@ impl Core {
         {
             let Some(plan) = self.plan_rebalance() else { return };
             let Some(old) = self.instances.get(&plan.instance).cloned() else { return };
-            if old.spec.migration.planned == PlannedMove::StopFirst {
-                let text = format!("rebalance to {}: stop first", plan.to);
-                self.event(Severity::Normal, old.id.replica(), "Stopping", text);
+            if self.planned_move(&old.spec) == PlannedMove::StopFirst {
+                let cause = format!("rebalance to {}", plan.to);
                 self.intended.insert(old.id.replica().clone(), plan.to);
-                self.retire(&old.id);
-            } else if let Some(new) = self.create(old.id.replica(), Some(old.id.clone()), "rebalance") {
-                self.place(&new, Some(&plan.to));
+                self.stop_first(&old.id, &cause);
+            } else {
+                self.succeed(&old.id, "rebalance", Some(&plan.to));
             }
         }
     }

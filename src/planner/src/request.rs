@@ -1,6 +1,9 @@
 //! What an operator may ask of the core, and how it is refused.
 
-use crate::core::{Core, Reply, Request};
+use crate::{
+    core::{Core, Reply, Request},
+    pool::unit::PolicyError,
+};
 use model::{App, AppSpec, Name, Severity, SpecError};
 use std::collections::BTreeSet;
 use thiserror::Error;
@@ -18,6 +21,14 @@ pub enum Refusal {
         app: Name,
         /// Per module, what it lacks.
         reasons: String,
+    },
+    /// Numbers of its own for the unit level that do not go together, or not with the cluster's.
+    #[error("{app}: placement.{error}")]
+    Weighing {
+        /// The app or task.
+        app: Name,
+        /// The key and the reason.
+        error: PolicyError,
     },
     /// All service addresses are taken.
     #[error("{app}: no service address is left in {range}; widen `services` in the server's configuration")]
@@ -105,6 +116,67 @@ pub enum Refusal {
         /// Its start.
         start: String,
     },
+    /// No such volume.
+    #[error("there is no volume {0}; `spacectl get volumes` lists them")]
+    NoVolume(Name),
+    /// An app mounts what does not exist.
+    #[error(
+        "{app}: volumes.name: there is no volume {volume}; apply a [[volume]] of that name, in the same file or before"
+    )]
+    UnknownVolume {
+        /// Who mounts it.
+        app: Name,
+        /// What is missing.
+        volume: Name,
+    },
+    /// Two volumes of one name in one request.
+    #[error("volume {0} appears twice; give each volume a name of its own")]
+    VolumeTwice(Name),
+    /// It is being deleted.
+    #[error(
+        "volume {0} is being deleted; wait until `spacectl get volumes` no longer lists it, or take another name"
+    )]
+    VolumeGoing(Name),
+    /// Somebody has it.
+    #[error("volume {volume} is used by {by}; delete or change what uses it first")]
+    VolumeInUse {
+        /// Which.
+        volume: Name,
+        /// By an app, or by an instance that has not ended yet.
+        by: String,
+    },
+    /// Only one instance may have it.
+    #[error(
+        "{app}: replicas: {replicas} would write to volume {volume}, which is single-writer; use 1, or a volume with access = \"shared\""
+    )]
+    OneWriter {
+        /// Who mounts it.
+        app: Name,
+        /// Which.
+        volume: Name,
+        /// How many were asked for.
+        replicas: u32,
+    },
+    /// No module can mount volumes of this class.
+    #[error(
+        "{app}: volume {volume} is of class chassis, and no module has a storage module; set [storage] in spacecloud.toml, or use class = \"local\""
+    )]
+    NoStorage {
+        /// Who mounts it.
+        app: Name,
+        /// Which.
+        volume: Name,
+    },
+    /// An instance that goes on while its successor runs would write beside it.
+    #[error(
+        "{app}: migration.on_disconnect: \"keep\" would go on writing to volume {volume} while a replacement runs; use \"stop\""
+    )]
+    KeepsWriting {
+        /// Who mounts it.
+        app: Name,
+        /// Which.
+        volume: Name,
+    },
     /// What is asked for is not free where the instance is.
     #[error("{instance}: {reason}; free some there, or move it by changing its app file")]
     NoRoom {
@@ -119,7 +191,10 @@ impl Core {
     pub(crate) fn request(&mut self, request: Request) -> Result<Reply, Refusal> {
         match request {
             Request::Apply(specs) => self.apply(specs),
+            Request::ApplyAll(volumes, specs) => self.apply_all(volumes, specs),
             Request::Delete(names) => self.delete(&names),
+            Request::DeleteWithVolumes(names) => self.delete_with_volumes(&names),
+            Request::DeleteVolumes(names) => self.delete_volumes(&names),
             Request::Scale(name, replicas) => self.scale(&name, replicas),
             Request::Cordon { module, cordoned, draining } => self.cordon(&module, cordoned, draining),
             Request::Maintenance { module, number, maintenance } => {
@@ -131,7 +206,7 @@ impl Core {
         }
     }
 
-    fn apply(&mut self, mut specs: Vec<AppSpec>) -> Result<Reply, Refusal> {
+    pub(crate) fn apply(&mut self, mut specs: Vec<AppSpec>) -> Result<Reply, Refusal> {
         let mut seen = BTreeSet::new();
         for spec in &mut specs {
             spec.check()?;
@@ -142,9 +217,11 @@ impl Core {
                 return Err(SpecError::Duplicate { name: spec.name.to_string() }.into());
             }
             self.refuse_too_large(spec)?;
+            self.refuse_weighing(spec)?;
             self.refuse_published(spec, &specs)?;
         }
         self.refuse_too_many_services(&specs)?;
+        self.refuse_mounts(&specs)?;
         let mut plans = self.plan_set(&specs)?;
         let mut lines = Vec::new();
         for spec in specs {
@@ -200,7 +277,7 @@ impl Core {
         Err(Refusal::TooLarge { app: spec.name.clone(), reasons })
     }
 
-    fn delete(&mut self, names: &[Name]) -> Result<Reply, Refusal> {
+    pub(crate) fn delete(&mut self, names: &[Name]) -> Result<Reply, Refusal> {
         if let Some(missing) = names.iter().find(|name| !self.apps.contains_key(*name)) {
             return Err(Refusal::NoApp(missing.clone()));
         }
@@ -218,6 +295,7 @@ impl Core {
         let mut app = self.apps.get(name).cloned().ok_or_else(|| Refusal::NoApp(name.clone()))?;
         app.spec.replicas = replicas;
         app.spec.check()?;
+        self.refuse_mounts(std::slice::from_ref(&app.spec))?;
         self.put_app(app);
         self.event(Severity::Normal, name, "Scaled", format!("to {replicas} replicas"));
         Ok(Reply { lines: vec![format!("app {name} scaled to {replicas}")] })

@@ -3,7 +3,7 @@
 use crate::{
     Refusal,
     core::{Amounts, Core, Reply},
-    usage::{Except, Usage, Window, by_module},
+    usage::{Except, Window, by_module},
 };
 use model::{App, InstanceId, Name, Resources, Severity};
 
@@ -50,7 +50,7 @@ impl Core {
             let holds = self.holds(Except { instance: Some(id), ..Except::default() });
             let held = by_module(holds.iter());
             let there = held.get(&module.name).map(Vec::as_slice).unwrap_or_default();
-            let usage = Usage::of(there, window);
+            let usage = self.usage_on(&module.name, there, window);
             let short = crate::place::short_of_amounts(module, &usage, &instance.spec);
             let bound = self.bind(module, &usage, &instance.spec, &instance.binding);
             let Some(binding) = bound.filter(|_| short.is_empty()) else {

@@ -3,7 +3,7 @@
 use crate::{
     Refusal,
     core::{Core, Reply},
-    usage::{Except, Hold, Usage, Window},
+    usage::{Except, Hold, Window},
 };
 use model::{
     Availability, InstanceId, Liveness, Milli, Module, Name, Record, RecordKind, ResourceName, ResourceState,
@@ -45,9 +45,11 @@ impl Core {
 
     fn resource_states(&self, module: &Module) -> BTreeMap<ResourceName, ResourceState> {
         let holds = self.holds(Except::default());
-        let there: Vec<&Hold<'_>> = holds.iter().filter(|h| h.module == &module.name).collect();
+        // What is kept for a task is not occupied before an instance of the task is there.
+        let placed = |h: &&Hold<'_>| h.module == &module.name && h.instance.is_some();
+        let there: Vec<&Hold<'_>> = holds.iter().filter(placed).collect();
         let now = Window { from: self.now.wall, until: self.now.wall.saturating_add(1) };
-        let usage = Usage::of(&there, now);
+        let usage = self.usage_on(&module.name, &there, now);
         let holders = |takes: &dyn Fn(&model::Instance) -> bool| -> Vec<InstanceId> {
             let placed = self.instances.values().filter(|i| i.module.as_ref() == Some(&module.name));
             placed.filter(|i| takes(i)).map(|i| i.id.clone()).collect()

@@ -69,8 +69,10 @@ impl Core {
             let own = self.instances.values().filter(|i| i.spec.name == *app.name());
             let all: Vec<bool> =
                 own.map(|i| i.revision == app.revision && i.is_ready() && !i.draining).collect();
-            // One that has stopped may not have its successor yet.
-            if all.len() == count(app.spec.replicas) && all.iter().all(|done| *done) {
+            // One that has stopped may not have its successor yet. An app without replicas proves nothing: what ran before
+            // stays what it goes back to.
+            let proven = app.spec.replicas > 0;
+            if proven && all.len() == count(app.spec.replicas) && all.iter().all(|done| *done) {
                 let text = format!("revision {} runs everywhere", app.revision);
                 self.event(Severity::Normal, app.name(), "Updated", text.clone());
                 self.put_app(App { rollout: None, note: text, ..app });
@@ -136,7 +138,7 @@ impl Core {
         let serving: std::collections::BTreeSet<u32> =
             own.iter().filter(|i| i.is_ready() && !i.draining).map(|i| i.id.replica().number).collect();
         let mut missing = count(app.spec.replicas).saturating_sub(serving.len());
-        let stop_first = app.spec.migration.planned == PlannedMove::StopFirst;
+        let stop_first = self.planned_move(&app.spec) == PlannedMove::StopFirst;
         let surge = if stop_first { 0 } else { count(app.spec.update.surge) };
         let unavailable = count(app.spec.update.max_unavailable).max(usize::from(surge == 0));
         // What is not ready serves nobody: it goes first.

@@ -4,12 +4,12 @@
 use crate::{
     core::Core,
     place::{Ask, FILTERS, Load, share},
-    pool::{Amounts, NodeSpec, Pool, Request, Strategy as PoolStrategy, WHOLE},
+    pool::{Amounts, NodeSpec, Pool, Request, Strategy as PoolStrategy, WHOLE, unit::UnitPolicy},
     usage::Usage,
 };
 use model::{
-    AcceleratorShare, AppSpec, Binding, Candidate, Failed, Kind, Milli, Module, Name, Resources, Strategy,
-    Verdict,
+    AcceleratorShare, AppSpec, Binding, Candidate, Failed, Kind, Milli, Module, Name, Outcome, ReplicaId,
+    Resources, Run, Strategy, Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -52,13 +52,14 @@ impl Core {
         &self,
         ask: &Ask<'_>,
         strategy: PoolStrategy,
+        policy: UnitPolicy,
         usages: &BTreeMap<&Name, Usage>,
         candidates: &mut [Candidate],
     ) -> Option<Chosen> {
         let mut pool = self.pool(usages)?;
-        let policy = pool.policy(self.policy).ok()?;
+        let policy = pool.policy(policy).ok()?;
         let asked = request(&ask.spec.resources);
-        self.teach(&mut pool, &asked, strategy);
+        self.teach(&mut pool, ask.spec, &asked, strategy);
         let passes: Vec<bool> = candidates.iter().map(|c| c.failed.is_empty()).collect();
         let filter = |number: usize| {
             let passed = passes.get(number).copied().unwrap_or(false);
@@ -73,7 +74,7 @@ impl Core {
                 crate::pool::Verdict::Filtered { filter, reason } => {
                     let why = format!("{filter}: {reason}");
                     candidate.verdict = Verdict::Filtered(why.clone());
-                    let remedy = format!("[placement] lets it pass {filter}");
+                    let remedy = format!("its own or the cluster's [placement] lets it pass {filter}");
                     candidate.failed.push(Failed { filter: filter.clone(), why, remedy });
                 }
                 crate::pool::Verdict::Scored { score, parts } => {
@@ -127,10 +128,14 @@ impl Core {
 
     /// What the strategies weigh beside the nodes: what usually arrives is what has run; `tiling` goes on after the
     /// module that it took last.
-    fn teach(&self, pool: &mut Pool, asked: &Request, strategy: PoolStrategy) {
+    fn teach(&self, pool: &mut Pool, spec: &AppSpec, asked: &Request, strategy: PoolStrategy) {
         if matches!(strategy, PoolStrategy::Fgd | PoolStrategy::Spacecloud) {
-            let arrived = self.runs.values().map(|run| request(&run.combination.resources));
-            for arrival in arrived.chain([asked.clone()]) {
+            let arrived = self.arrivals();
+            let known = arrived.iter().any(|run| {
+                run.instance.replica().app == spec.name && request(&run.combination.resources) == *asked
+            });
+            let first = (!known).then(|| asked.clone());
+            for arrival in arrived.iter().map(|run| request(&run.combination.resources)).chain(first) {
                 if let Ok(shape) = pool.shape(&arrival) {
                     pool.scorer.observe(shape);
                 }
@@ -148,10 +153,25 @@ impl Core {
         }
     }
 
-    /// How the paper's unit level weighs, filters and reserves.
-    pub fn set_policy(&mut self, policy: crate::pool::unit::UnitPolicy) {
-        self.policy = policy;
+    /// The runs that were arrivals: a replica that is started anew has not arrived again, a task that succeeded and
+    /// comes once more has.
+    fn arrivals(&self) -> Vec<&Run> {
+        let mut last: BTreeMap<&ReplicaId, &Run> = BTreeMap::new();
+        let mut arrived = Vec::new();
+        for run in self.runs.values() {
+            let before = last.insert(run.instance.replica(), run);
+            if !before.is_some_and(|before| goes_on(before, run)) {
+                arrived.push(run);
+            }
+        }
+        arrived
     }
+}
+
+/// Whether `next` only goes on with what `before` was: elsewhere, after a loss, a move or an update.
+fn goes_on(before: &Run, next: &Run) -> bool {
+    let same = before.combination.resources == next.combination.resources;
+    same && (next.kind == Kind::App || before.outcome != Outcome::Succeeded)
 }
 
 /// The filters of a decision, in the order in which they are told.
@@ -159,15 +179,6 @@ pub(crate) fn filters(strategy: Strategy) -> Vec<String> {
     let own = FILTERS.iter().map(|name| (*name).to_owned());
     let more: &[&str] = if strategy == Strategy::Multilevel { &CONSTRAINTS } else { &[] };
     own.chain(more.iter().map(|name| (*name).to_owned())).collect()
-}
-
-/// What `auto` stands for.
-pub(crate) fn chosen_strategy(spec: &AppSpec) -> Strategy {
-    match spec.strategy {
-        Strategy::Auto if spec.resources.gpu.0 > 0 => Strategy::Spacecloud,
-        Strategy::Auto => Strategy::Spread,
-        named => named,
-    }
 }
 
 /// 0 to 100, and what it is made of. Spread and binpack are Kubernetes' LeastAllocated and MostAllocated over CPU,
@@ -202,9 +213,9 @@ fn sorted_numbers(accelerators: &[model::Accelerator]) -> Vec<u32> {
     numbers
 }
 
-/// Whether the device-level queue is asked before the unit level: for tasks, and where the paper's strategy is named.
-pub(crate) fn has_device_level(kind: Kind, strategy: Strategy) -> bool {
-    kind == Kind::Task || strategy == Strategy::Multilevel
+/// Whether the device-level queue is asked before the unit level: for tasks, and where the strategy is the paper's.
+pub(crate) fn has_device_level(spec: &AppSpec) -> bool {
+    spec.kind == Kind::Task || spec.chosen_strategy() == Strategy::Multilevel
 }
 
 #[cfg(test)]
@@ -241,6 +252,34 @@ mod tests {
         assert_eq!(waiting("multilevel"), (0, 0));
         assert_eq!(waiting("tiling"), (1, 0));
         assert_eq!(waiting("fgd"), (0, 0));
+        assert_eq!(waiting("spacecloud"), (0, 0));
+        assert_eq!(waiting("auto"), (0, 0));
+    }
+
+    #[test]
+    fn a_replica_that_is_started_anew_has_not_arrived_again() {
+        let mut bench = Bench::new(&[4, 4]);
+        bench.apply(vec![spec("a", "resources = { gpu = 2 }")]).unwrap();
+        let task = "kind = 'task'\nduration = '1h'\nresources = { gpu = 1 }";
+        bench.apply(vec![spec("t", task)]).unwrap();
+        bench.run(300);
+        let codes = |bench: &Bench| -> Vec<String> {
+            bench.core.arrivals().iter().map(|run| run.code.clone()).collect()
+        };
+        assert_eq!(codes(&bench), ["a/1", "t"]);
+        // Both have to leave the lost module.
+        bench.silent.insert(name("module-1"));
+        bench.run(3_000);
+        assert_eq!((bench.place("a"), bench.place("t")), ("module-2 0 1".into(), "module-2 2".into()));
+        assert_eq!(bench.core.history().count(), 4);
+        assert_eq!(codes(&bench), ["a/1", "t"]);
+        // It succeeds and is asked for once more.
+        let id = bench.of("t").id.clone();
+        bench.done.insert(id);
+        bench.run(500);
+        bench.apply(vec![spec("t", task)]).unwrap();
+        bench.run(500);
+        assert_eq!(codes(&bench), ["a/1", "t", "t"]);
     }
 
     #[test]
@@ -263,6 +302,19 @@ mod tests {
         assert_eq!(bench.place("b"), "module-2 0");
         let first = &bench.of("b").decision.candidates[0];
         assert_eq!(first.failed[0].filter, "min_gpu", "{first:?}");
+    }
+
+    #[test]
+    fn what_a_decision_takes_does_not_grow_with_the_cluster() {
+        let bytes = |modules: usize| {
+            let mut bench = Bench::new(&vec![2; modules]);
+            bench
+                .apply(vec![spec("a", "strategy = 'multilevel'\nresources = { gpu = 1, cpu = 1 }")])
+                .unwrap();
+            toml::to_string(&bench.of("a").decision).unwrap().len()
+        };
+        assert!(bytes(32) > 2 * bytes(64), "{} {}", bytes(32), bytes(64));
+        assert!(bytes(96) < bytes(64) + 100, "{} {}", bytes(64), bytes(96));
     }
 
     #[test]

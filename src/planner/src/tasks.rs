@@ -2,11 +2,11 @@
 
 use crate::{
     core::Core,
-    place::Ask,
+    place::{Ask, too_small},
     usage::{Except, Window},
 };
 use model::{
-    App, Instance, Kind, Liveness, Name, Outcome, Phase, Plan, PlanState, Reservation, Severity, utc,
+    App, AppSpec, Instance, Kind, Liveness, Name, Outcome, Phase, Plan, PlanState, Reservation, Severity, utc,
 };
 
 impl Core {
@@ -26,6 +26,7 @@ impl Core {
         let open: Vec<Name> =
             self.plans.values().filter(|p| !p.state.is_over()).map(|p| p.task.clone()).collect();
         for task in &open {
+            self.bring_forward(task);
             self.run_task(task);
         }
     }
@@ -72,6 +73,42 @@ impl Core {
         }
     }
 
+    /// A task without a start of its own, all of whose predecessors are over before their windows are: it need not wait
+    /// for what was planned when there is room for it now. Looked at whenever something has become free.
+    fn bring_forward(&mut self, task: &Name) {
+        let now = self.now.wall;
+        let waits = |plan: &&Plan| plan.state == PlanState::Planned && now < plan.start;
+        let Some(plan) = self.plans.get(task).filter(waits).cloned() else { return };
+        let Some(app) = self.apps.get(task) else { return };
+        let follows = app.spec.start.is_none() && !app.spec.after.is_empty() && self.comes_next(task);
+        if self.touched.is_empty() || !follows {
+            return;
+        }
+        let spec = app.spec.clone();
+        let until = spec.duration.map_or(plan.end, |length| now.saturating_add(length.0));
+        let own = [task];
+        let decision = self.decide_on(&Ask {
+            spec: &spec,
+            window: Window { from: now, until },
+            avoid: None,
+            cause: "what it comes after is over",
+            code: spec.code(1),
+            except: Except { reservations: &own, instances: &own, instance: None },
+            own: None,
+            extra: &[],
+            prefer: plan
+                .reservation
+                .as_ref()
+                .map(|kept| (&kept.module, &kept.binding, "reserved ahead, and free already")),
+        });
+        let Some(module) = decision.chosen.clone() else { return };
+        let decision = decision.shortened();
+        let text = format!("what it comes after is over: from {} to {} on {module}", utc(now), utc(until));
+        self.event(Severity::Normal, task, "BroughtForward", text);
+        let reservation = Some(Reservation { module, binding: decision.binding.clone() });
+        self.put_plan(Plan { start: now, end: until, reservation, decision, ..plan });
+    }
+
     /// All that it comes after are over.
     fn comes_next(&self, task: &Name) -> bool {
         let Some(app) = self.apps.get(task) else { return false };
@@ -115,22 +152,24 @@ impl Core {
         let Some(plan) = self.plans.get(task).filter(|p| p.state == PlanState::Planned).cloned() else {
             return;
         };
-        if plan.reservation.as_ref().is_some_and(|kept| self.can_keep(kept)) {
+        let Some(app) = self.apps.get(task) else { return };
+        if plan.reservation.as_ref().is_some_and(|kept| self.can_keep(kept, &app.spec)) {
             return;
         }
-        let Some(app) = self.apps.get(task) else { return };
         let spec = app.spec.clone();
         let own = [task];
-        let decision = self.decide_on(&Ask {
+        let ask = Ask {
             spec: &spec,
             window: Window { from: plan.start.max(self.now.wall), until: plan.end },
             avoid: None,
             cause: "its reservation could not be kept",
             code: spec.code(1),
             except: Except { reservations: &own, instances: &own, instance: None },
+            own: None,
             extra: &[],
             prefer: None,
-        });
+        };
+        let decision = self.decide_on(&ask).shortened();
         let reservation =
             decision.chosen.clone().map(|module| Reservation { module, binding: decision.binding.clone() });
         if reservation == plan.reservation {
@@ -138,14 +177,23 @@ impl Core {
         }
         match &reservation {
             Some(kept) => self.event(Severity::Normal, task, "Reserved", format!("on {}", kept.module)),
-            None => self.event(Severity::Warning, task, "Conflict", decision.refusal()),
+            None => {
+                let words = self.conflict_words(&ask, &decision);
+                self.event(Severity::Warning, task, "Conflict", words);
+            }
         }
         self.put_plan(Plan { reservation, decision, ..plan });
     }
 
-    fn can_keep(&self, kept: &Reservation) -> bool {
+    fn can_keep(&self, kept: &Reservation, spec: &AppSpec) -> bool {
         let Some(module) = self.modules.get(&kept.module) else { return false };
+        if too_small(module, spec).is_some() {
+            return false;
+        }
         let lost = self.links.get(&kept.module).is_none_or(|l| l.liveness == Liveness::Lost);
         !lost && !module.cordoned && kept.binding.numbers().all(|n| self.unusable(module, n).is_none())
     }
 }
+
+#[cfg(test)]
+mod tests;

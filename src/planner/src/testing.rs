@@ -3,7 +3,7 @@
 use crate::{AgentReport, Core, Event, Output, Refusal, Reply, Request};
 use model::{
     Accelerator, AppFile, AppSpec, Bytes, Capacity, Instance, InstanceId, Milli, Module, Name, Now, Observed,
-    Phase, Record, RecordKind, Timing,
+    Phase, Record, RecordKind, Timing, VolumeKey, VolumeReport,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +19,7 @@ pub(crate) fn module(slot: u16, accelerators: u32) -> Module {
         slot,
         address: String::new(),
         pods: String::new(),
+        live: String::new(),
         capacity: Capacity {
             cpu: Milli(8000),
             memory: Bytes(1 << 30),
@@ -26,6 +27,7 @@ pub(crate) fn module(slot: u16, accelerators: u32) -> Module {
             accelerators: (0..accelerators).map(accelerator).collect(),
         },
         labels: BTreeMap::new(),
+        storage: if slot == 3 { String::new() } else { "10.44.0.9:/volumes".to_owned() },
         kernel: String::new(),
         cordoned: false,
         draining: false,
@@ -56,6 +58,10 @@ pub(crate) struct Bench {
     /// Instances that have exited with 0.
     pub(crate) done: BTreeSet<InstanceId>,
     pub(crate) silent: BTreeSet<Name>,
+    /// What each module says of volumes.
+    pub(crate) reports: BTreeMap<Name, VolumeReport>,
+    /// What each module is told to erase.
+    pub(crate) erase: BTreeMap<Name, Vec<VolumeKey>>,
     pub(crate) time: u64,
 }
 
@@ -69,6 +75,8 @@ impl Bench {
             wanted: BTreeMap::new(),
             done: BTreeSet::new(),
             silent: BTreeSet::new(),
+            reports: BTreeMap::new(),
+            erase: BTreeMap::new(),
             time: 1_000_000,
         };
         let all: Vec<Name> = bench.modules.keys().cloned().collect();
@@ -108,6 +116,7 @@ impl Bench {
             }
         }
         for (name, order) in orders {
+            self.erase.insert(name.clone(), order.erase);
             self.wanted.insert(name, (order.number, order.desired.into_iter().map(|d| d.id).collect()));
         }
         Ok(reply)
@@ -138,9 +147,11 @@ impl Bench {
                     message: String::new(),
                     started: 1,
                     connections: None,
+                    refused: String::new(),
                 };
                 let observed = wanted.iter().map(observed).collect();
-                let report = AgentReport { taken, observed, routed: taken };
+                let volumes = self.reports.get(&name).cloned().unwrap_or_default();
+                let report = AgentReport { taken, observed, routed: taken, volumes };
                 self.step(Event::Heartbeat(name, report)).unwrap();
             }
             self.step(Event::Tick).unwrap();

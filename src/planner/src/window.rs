@@ -43,10 +43,11 @@ impl Core {
                 cause: "plan",
                 code: spec.code(1),
                 except: Except { reservations: &names, instances: &names, instance: None },
+                own: running.map(|i| &i.id),
                 extra: &extra,
                 prefer: place.map(|(module, binding)| (module, binding, "where it runs already")),
             };
-            let decision = self.decide_on(&ask);
+            let decision = self.decide_on(&ask).shortened();
             if decision.chosen.is_none() && !self.modules.is_empty() {
                 conflicts.push(self.conflict_words(&ask, &decision));
             }
@@ -142,7 +143,7 @@ impl Core {
     }
 
     /// Which task, which resource, which minute.
-    fn conflict_words(&self, ask: &Ask<'_>, decision: &Decision) -> String {
+    pub(crate) fn conflict_words(&self, ask: &Ask<'_>, decision: &Decision) -> String {
         let holds = self.holds(ask.except);
         let held = by_module(holds.iter().chain(ask.extra));
         let words = decision.candidates.iter().map(|candidate| {
@@ -164,7 +165,8 @@ impl Core {
                 _ => format!("{name}: {first}"),
             }
         });
-        let words: Vec<String> = words.collect();
+        let others = Some(decision.others_words()).filter(|words| !words.is_empty());
+        let words: Vec<String> = words.chain(others).collect();
         format!(
             "task {} ({} to {}) has no room: {}",
             ask.spec.name,
@@ -213,11 +215,11 @@ impl Core {
 
     /// Answers whether there was one: whether it was a task.
     pub(crate) fn drop_plan(&mut self, task: &Name) -> bool {
-        let was = self.plans.remove(task).is_some();
-        if was {
-            self.forget(RecordKind::Plan, task.to_string());
-        }
-        was
+        let Some(plan) = self.plans.remove(task) else { return false };
+        self.forget(RecordKind::Plan, task.to_string());
+        // What was kept for it may be what another task waits for.
+        self.touched.extend(plan.reservation.map(|kept| kept.module));
+        true
     }
 
     /// Windows of tasks, by name.

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 mod moves;
+mod volumes;
 
 fn accelerator(number: u32) -> Accelerator {
     let pcie_slot = (number + 5).to_string();
@@ -24,6 +25,7 @@ fn module(slot: u16) -> Module {
         slot,
         address: format!("10.44.0.{slot}"),
         pods: format!("10.45.{slot}.0/24"),
+        live: String::new(),
         capacity: Capacity {
             cpu: Milli(4000),
             memory: Bytes(1 << 30),
@@ -31,6 +33,7 @@ fn module(slot: u16) -> Module {
             accelerators: (0..3).map(accelerator).collect(),
         },
         labels: BTreeMap::new(),
+        storage: "10.44.0.9:/volumes".to_owned(),
         kernel: String::new(),
         cordoned: false,
         draining: false,
@@ -72,6 +75,8 @@ struct World {
     agents: BTreeMap<Name, Agent>,
     time: u64,
     timing: Timing,
+    /// So many steps from now the server dies between what it commits and what it sends.
+    dies_in: Option<u32>,
 }
 
 impl World {
@@ -106,7 +111,7 @@ impl World {
             })
             .collect();
         let core = Core::load(vec![], timing, Now::default());
-        let mut world = Self { core, stored: BTreeMap::new(), agents, time: 1000, timing };
+        let mut world = Self { core, stored: BTreeMap::new(), agents, time: 1000, timing, dies_in: None };
         world.run(1000);
         world
     }
@@ -118,17 +123,28 @@ impl World {
     fn step(&mut self, event: Event) -> Result<(), Refusal> {
         let now = self.now();
         let (_, output) = self.core.step(event, now)?;
+        if self.dies_in == Some(0) {
+            self.dies_in = None;
+            self.commit(output.changes);
+            self.crash_server();
+            return Ok(());
+        }
+        self.dies_in = self.dies_in.map(|steps| steps - 1);
         self.deliver(output);
         Ok(())
     }
 
-    fn deliver(&mut self, output: Output) {
-        for change in output.changes {
+    fn commit(&mut self, changes: Vec<planner::Change>) {
+        for change in changes {
             match change.record {
                 Some(record) => drop(self.stored.insert((change.kind, change.key), record)),
                 None => drop(self.stored.remove(&(change.kind, change.key))),
             }
         }
+    }
+
+    fn deliver(&mut self, output: Output) {
+        self.commit(output.changes);
         for (name, Order { number, desired, services, .. }) in output.orders {
             let agent = self.agents.get_mut(&name).unwrap();
             if !agent.cut && agent.connected {
@@ -204,11 +220,13 @@ impl World {
                 address: format!("10.45.{}.{}", agent.module.slot, since % 250 + 2),
                 message: String::new(),
                 started: *since,
+                refused: String::new(),
                 connections: Some(agent.connections.get(id).copied().unwrap_or(0)),
             })
             .collect();
         if agent.connected {
-            let report = AgentReport { taken: agent.taken, observed, routed: agent.routed };
+            let volumes = Default::default();
+            let report = AgentReport { taken: agent.taken, observed, routed: agent.routed, volumes };
             self.step(Event::Heartbeat(name.clone(), report)).unwrap();
         } else {
             agent.connected = true;
@@ -238,6 +256,7 @@ impl World {
     /// The invariants.
     fn check(&self) {
         self.check_numbers();
+        self.check_volumes();
         let mut seen: BTreeMap<String, Vec<InstanceId>> = BTreeMap::new();
         for agent in self.agents.values() {
             for id in agent.running.keys() {
@@ -489,7 +508,7 @@ proptest! {
             }
         }
         world.run(60_000);
-        prop_assert!(world.core.apps().all(|app| app.rollout.is_none()));
+        prop_assert!(world.core.apps().all(|app| app.rollout.is_none() || app.spec.replicas == 0));
         let wanted: u32 = world.core.apps().map(|a| a.spec.replicas).sum();
         prop_assert!(world.core.modules().all(|(_, l)| l == Liveness::Ready));
         prop_assert!(world.core.instances().all(|i| i.is_ready() && i.replaces.is_none()));

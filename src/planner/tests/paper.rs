@@ -43,6 +43,37 @@ fn the_five_tasks_need_three_modules_under_multilevel_and_four_under_tiling() {
     assert_eq!(tiling.place(&task(TASKS[4]), Strategy::Tiling).map(|p| p.node), Ok(3), "the fourth takes it");
 }
 
+/// Whatever comes first: no order is known beforehand.
+#[test]
+fn spacecloud_needs_three_modules_in_every_order() {
+    let turns = |left: Vec<(u16, u64)>, at: usize| {
+        let mut left = left;
+        let asked = left.remove(at);
+        (asked, left)
+    };
+    let mut orders = vec![(Vec::new(), TASKS.to_vec())];
+    for _ in TASKS {
+        orders = orders
+            .into_iter()
+            .flat_map(|(before, left)| {
+                (0..left.len()).map(move |at| {
+                    let (asked, left) = turns(left.clone(), at);
+                    ([before.clone(), vec![asked]].concat(), left)
+                })
+            })
+            .collect();
+    }
+    assert_eq!(orders.len(), 120);
+    for (order, _) in orders {
+        let mut pool = modules(3);
+        let places: Vec<_> = order
+            .iter()
+            .map(|asked| pool.place(&task(*asked), Strategy::Spacecloud).map(|p| p.node))
+            .collect();
+        assert!(places.iter().all(Result::is_ok), "{order:?}: {places:?}");
+    }
+}
+
 #[test]
 fn multilevel_fills_the_module_that_is_in_use() {
     let mut pool = modules(3);

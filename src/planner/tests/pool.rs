@@ -296,6 +296,28 @@ fn policy() -> impl Generator<Value = UnitPolicy> {
         })
 }
 
+/// Who waits asks again and again; what usually comes is what has arrived.
+#[test]
+fn a_request_that_waits_and_asks_again_has_not_arrived_again() {
+    let common = PolicyNumber::default();
+    let told = |again: &dyn Fn(&mut Pool, &Request)| {
+        let mut pool = Pool::new(0);
+        let capacity = Amounts { cpu: 64_000, memory: 1 << 20, disk: 0 };
+        pool.add(&NodeSpec { name: "n".into(), capacity, accelerators: 4, model: String::new() }).unwrap();
+        let part = Request::plain(1000, 1024).with_share(470);
+        pool.place(&part, Strategy::Spacecloud).unwrap();
+        let large = Request::plain(64_000, 1024).with_whole(1);
+        assert!(pool.place(&large, Strategy::Spacecloud).is_err());
+        (0..50).for_each(|_| again(&mut pool, &large));
+        pool.explain(&part, Strategy::Spacecloud, common, &|_| None).unwrap()
+    };
+    let once = told(&|_, _| ());
+    let waiting = told(&|pool, large| assert!(pool.retry(large, Strategy::Spacecloud, common).is_err()));
+    assert_eq!(once, waiting);
+    let arriving = told(&|pool, large| assert!(pool.place(large, Strategy::Spacecloud).is_err()));
+    assert_ne!(once, arriving, "fifty that arrive are seen");
+}
+
 proptest! {
     #[test]
     fn a_pool_keeps_its_books((nodes, steps) in history()) {

@@ -16,14 +16,15 @@
 //! Nothing is acknowledged that a power cut could still take back.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
-#[cfg(test)]
-mod any_input;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod any_input;
 mod audit;
 mod auth;
 pub mod command;
 pub mod config;
 mod digest;
 mod http;
+pub mod memory;
 mod name;
 pub mod offline;
 mod peer;

@@ -3,12 +3,13 @@
 use clap::Parser;
 use registry::{
     command::{Arguments, Order, Settings},
-    offline,
+    memory, offline,
     serve::{self, ServeError},
 };
 use std::{error::Error, process::ExitCode, time::Duration};
 
 fn main() -> ExitCode {
+    memory::share_one_heap();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -25,7 +25,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     signal::unix::{Signal, SignalKind, signal},
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -34,6 +34,8 @@ use tokio_rustls::TlsAcceptor;
 pub use crate::tls::TlsError;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// What a connection reads at a time. More saves no time worth the memory of many pushes at once.
+const READ_AT_ONCE: usize = 64 << 10;
 const REQUEST_HEAD: Duration = Duration::from_secs(30);
 /// How long requests may still run after SIGTERM.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
@@ -124,7 +126,7 @@ pub async fn run(settings: Settings) -> Result<(), ServeError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     let mut tasks = peers.follow();
-    begin_upkeep(&mut tasks, &settings, &store, &counts);
+    begin_upkeep(&mut tasks, &settings, &store, &peers, &counts);
     let graceful = GracefulShutdown::new();
     accept(&listener, acceptor, &http::router(service), &graceful, &mut terminate, &mut interrupt).await;
     drop(listener);
@@ -175,11 +177,18 @@ fn service(
     Ok(Service::new(store, guard, trail, peers, counts, options.gc.clone(), settings.tls.is_some()))
 }
 
-fn begin_upkeep(tasks: &mut JoinSet<()>, settings: &Settings, store: &Arc<Store>, counts: &Arc<Counts>) {
-    let options = &settings.options;
+fn begin_upkeep(
+    tasks: &mut JoinSet<()>,
+    settings: &Settings,
+    store: &Arc<Store>,
+    peers: &Arc<Peers>,
+    counts: &Arc<Counts>,
+) {
+    let (options, found) = (&settings.options, Arc::new(Notify::new()));
     tasks.spawn(upkeep::sweep(store.clone()));
     tasks.spawn(upkeep::collect_often(store.clone(), counts.clone(), options.gc.clone()));
-    tasks.spawn(upkeep::scrub(store.clone(), counts.clone(), options.scrub.clone()));
+    tasks.spawn(upkeep::scrub(store.clone(), counts.clone(), found.clone(), options.scrub.clone()));
+    tasks.spawn(upkeep::heal(store.clone(), peers.clone(), counts.clone(), found));
 }
 
 async fn accept(
@@ -248,7 +257,8 @@ async fn converse(
 ) {
     let peer = origin.address;
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_HEAD);
+    let timer = TokioTimer::new();
+    builder.http1().timer(timer).header_read_timeout(REQUEST_HEAD).max_buf_size(READ_AT_ONCE);
     builder.http2().timer(TokioTimer::new()).adaptive_window(true);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(origin.clone());

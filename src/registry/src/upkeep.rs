@@ -2,6 +2,7 @@
 
 use crate::{
     config::{Gc, Scrub},
+    peer::Peers,
     store::{Collected, Keep, Scrubbed, Store, StoreError, Verdict},
 };
 use std::{
@@ -11,11 +12,16 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// Where the scrub goes on after a restart.
 const CURSOR: &str = "scrubbed";
+/// When to ask for damaged blobs again that no peer had.
+const ASK_AGAIN: Duration = Duration::from_secs(300);
 
 /// Counts since the start.
 #[derive(Debug, Default)]
@@ -24,6 +30,7 @@ pub(crate) struct Counts {
     pub(crate) collected_bytes: AtomicU64,
     pub(crate) scrubbed_bytes: AtomicU64,
     pub(crate) damaged: AtomicU64,
+    pub(crate) brought_back: AtomicU64,
 }
 
 async fn on_disk<T: Send + 'static>(
@@ -90,7 +97,8 @@ pub(crate) async fn collect_often(store: Arc<Store>, counts: Arc<Counts>, config
 }
 
 /// Reads every blob again, slowly, and goes on after a restart where it was.
-pub(crate) async fn scrub(store: Arc<Store>, counts: Arc<Counts>, config: Scrub) {
+/// `found` is told of each that is damaged.
+pub(crate) async fn scrub(store: Arc<Store>, counts: Arc<Counts>, found: Arc<Notify>, config: Scrub) {
     if config.every.0 == 0 {
         return;
     }
@@ -110,7 +118,7 @@ pub(crate) async fn scrub(store: Arc<Store>, counts: Arc<Counts>, config: Scrub)
             })
             .await;
             if let Some(read) = read {
-                report(&counts, &read);
+                report(&counts, &found, &read);
             }
         }
         on_disk(&store, |store| store.index().set_note(CURSOR, "")).await;
@@ -120,10 +128,32 @@ pub(crate) async fn scrub(store: Arc<Store>, counts: Arc<Counts>, config: Scrub)
     }
 }
 
-fn report(counts: &Counts, read: &Scrubbed) {
+fn report(counts: &Counts, found: &Notify, read: &Scrubbed) {
     counts.scrubbed_bytes.fetch_add(read.bytes, Ordering::Relaxed);
     if let Verdict::Damaged(to) = &read.verdict {
         counts.damaged.fetch_add(1, Ordering::Relaxed);
-        tracing::error!(blob = %read.digest, to = %to.display(), "a blob is damaged and was put aside; push it again");
+        tracing::error!(
+            blob = %read.digest, to = %to.display(),
+            "a blob is damaged and was put aside; a peer or another push can bring it back"
+        );
+        found.notify_one();
+    }
+}
+
+/// Brings damaged blobs back from peers: at once when the scrub has `found` one, and now and then those that no
+/// peer had or that were found before the start.
+pub(crate) async fn heal(store: Arc<Store>, peers: Arc<Peers>, counts: Arc<Counts>, found: Arc<Notify>) {
+    if peers.is_empty() {
+        return;
+    }
+    loop {
+        for (digest, needs) in on_disk(&store, Store::lacking).await.unwrap_or_default() {
+            if let Some(peer) = peers.bring_back(&digest, &needs).await {
+                counts.brought_back.fetch_add(1, Ordering::Relaxed);
+                tracing::info!(blob = %digest, peer, "a damaged blob is back");
+            }
+        }
+        // Either way it is time to look.
+        let _ = timeout(ASK_AGAIN, found.notified()).await;
     }
 }

@@ -15,7 +15,7 @@ use std::{
     io::{self, IoSlice},
     os::unix::fs::FileExt,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 use tokio::{
@@ -24,9 +24,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// How much of a file one slice stands for.
-const PIECE: usize = 256 << 10;
-static STAND_IN: [u8; PIECE] = [0; PIECE];
+/// How much of a file one slice stands for. Much at a time: a reader that has caught up goes to sleep, and to
+/// wake it costs more than to send it a page.
+const PIECE: usize = 2 << 20;
+/// Fresh from the system and never touched: it takes addresses, not memory.
+static STAND_IN: LazyLock<&'static [u8]> = LazyLock::new(|| vec![0; PIECE].leak());
 
 fn is_stand_in(slice: &[u8]) -> bool {
     STAND_IN.as_ptr_range().contains(&slice.as_ptr())
@@ -108,7 +110,8 @@ impl hyper::body::Body for FileBody {
         let piece = Piece { file: self.file.clone(), start: self.at, end };
         self.direct.lock().push_back(piece);
         self.at = end;
-        let stand_in = Bytes::from_static(STAND_IN.get(..length).unwrap_or_default());
+        let zeros: &'static [u8] = *STAND_IN;
+        let stand_in = Bytes::from_static(zeros.get(..length).unwrap_or_default());
         Poll::Ready(Some(Ok(Frame::data(stand_in))))
     }
 

@@ -1,29 +1,31 @@
 //! Instances as containerd's containers and tasks, in a namespace of our own.
 
 mod exec;
+mod live;
 mod update;
 
-use crate::{Accelerators, Found, Network, Runtime, RuntimeError, image::KnownImages, logs::Logs, spec};
+use crate::{
+    Accelerators, Found, LiveMoves, Network, Runtime, RuntimeError, Volumes, image::KnownImages, logs::Logs,
+    spec, volumes::VolumeBind,
+};
 use async_trait::async_trait;
 use containerd_client::{
     services::v1::{
         Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest,
-        GetRequest, KillRequest, ListContainersRequest, StartRequest, TransferRequest, WaitRequest,
+        GetRequest, KillRequest, ListContainersRequest, ResumeTaskRequest, StartRequest, WaitRequest,
         container::Runtime as Shim,
         containers_client::ContainersClient,
         content_client::ContentClient,
         images_client::ImagesClient,
-        snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest, snapshots_client::SnapshotsClient},
+        snapshots::{
+            PrepareSnapshotRequest, RemoveSnapshotRequest, UsageRequest, snapshots_client::SnapshotsClient,
+        },
         tasks_client::TasksClient,
         transfer_client::TransferClient,
     },
-    types::{
-        Platform,
-        transfer::{ImageStore, OciRegistry, RegistryResolver, UnpackConfiguration},
-        v1::Status as TaskStatus,
-    },
+    types::{Mount, v1::Status as TaskStatus},
 };
-use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
+use model::{Desired, Endpoint, ImageRef, InstanceId, PlannedMove, ServiceTable};
 use oci_spec::{image::ImageConfiguration, runtime::Spec};
 use prost::Message;
 use std::{
@@ -35,7 +37,7 @@ use tokio::task::AbortHandle;
 use tonic::{Code, Request, transport::Channel};
 
 const NAMESPACE: &str = "spacecloud";
-const SNAPSHOTTER: &str = "overlayfs";
+pub(crate) const SNAPSHOTTER: &str = "overlayfs";
 const SHIM: &str = "io.containerd.runc.v2";
 const DESIRED: &str = "spacecloud.desired";
 const ADDRESS: &str = "spacecloud.address";
@@ -50,6 +52,11 @@ const SIGKILL: u32 = 9;
 struct ShimOptions {
     #[prost(string, tag = "6")]
     binary_name: String,
+    /// For a process that goes on from a checkpoint: where that is, and where criu writes its log.
+    #[prost(string, tag = "10")]
+    criu_image_path: String,
+    #[prost(string, tag = "11")]
+    criu_work_path: String,
 }
 
 /// One connection to containerd.
@@ -73,6 +80,9 @@ impl Calls {
     }
     pub(crate) fn content(&self) -> ContentClient<Channel> {
         ContentClient::new(self.channel.clone())
+    }
+    pub(crate) fn transfers(&self) -> TransferClient<Channel> {
+        TransferClient::new(self.channel.clone())
     }
     fn tasks(&self) -> TasksClient<Channel> {
         TasksClient::new(self.channel.clone())
@@ -100,10 +110,14 @@ pub struct Containerd {
 pub struct Engine {
     /// The one registry that images may come from, as `HOST:PORT`.
     pub registry: String,
+    /// Registries that follow it, as `HOST:PORT`: asked, in order, when it does not answer or lacks an image.
+    pub mirrors: Vec<String>,
     /// The program that runs containers: runc or crun.
     pub oci_runtime: String,
     /// The module's slot map.
     pub accelerators: Accelerators,
+    /// The module's volumes.
+    pub volumes: Volumes,
 }
 
 impl Containerd {
@@ -128,9 +142,18 @@ impl Containerd {
     }
 
     async fn create(&self, desired: &Desired) -> Result<String, RuntimeError> {
+        let (address, mounts) = self.set_up(desired).await?;
+        self.launch(desired, mounts, None).await?;
+        Ok(address)
+    }
+
+    /// Everything of an instance but its process; answers its address and its file system.
+    async fn set_up(&self, desired: &Desired) -> Result<(String, Vec<Mount>), RuntimeError> {
         let id = desired.id.to_string();
         let image = self.calls.image(desired.spec.image.as_str()).await?;
-        let spec = self.spec(desired, &image.config)?;
+        let owner = spec::user(desired, &image.config)?;
+        let volumes = self.engine.volumes.attach(desired, owner).await?;
+        let spec = self.spec(desired, &image.config, &volumes)?;
         let labels = HashMap::from([("containerd.io/gc.root".to_owned(), timestamp())]);
         let request = PrepareSnapshotRequest {
             snapshotter: SNAPSHOTTER.into(),
@@ -153,24 +176,45 @@ impl Containerd {
             id: id.clone(),
             labels,
             image: desired.spec.image.to_string(),
-            runtime: Some(Shim { name: SHIM.into(), options: Some(self.shim_options()) }),
+            runtime: Some(Shim { name: SHIM.into(), options: Some(self.shim_options(desired, None)) }),
             spec: Some(any(
                 "types.containerd.io/opencontainers/runtime-spec/1/Spec",
                 to_json(&spec, desired)?,
             )),
             snapshotter: SNAPSHOTTER.into(),
             snapshot_key: id.clone(),
-            extensions: HashMap::from([(DESIRED.to_owned(), any(DESIRED, to_json(desired, desired)?))]),
+            extensions: HashMap::from([(
+                DESIRED.to_owned(),
+                any(DESIRED, to_json(&settled(desired), desired)?),
+            )]),
             ..Container::default()
         };
         let request = self.calls.request(CreateContainerRequest { container: Some(container) });
         self.calls.containers().create(request).await.map_err(RuntimeError::call("create", &id))?;
+        Ok((address, mounts))
+    }
+
+    /// Starts the process of an instance that is set up, or lets it go on from the checkpoint in `from`.
+    async fn launch(
+        &self,
+        desired: &Desired,
+        rootfs: Vec<Mount>,
+        from: Option<&Path>,
+    ) -> Result<(), RuntimeError> {
+        let id = desired.id.to_string();
         let log = format!("file://{}", self.log(&desired.id).display());
+        // A restored process whose input is nothing at all could not be checkpointed once more.
+        let stdin = match from {
+            Some(_) => self.network.pipe(&desired.id)?.display().to_string(),
+            None => String::new(),
+        };
         let task = CreateTaskRequest {
             container_id: id.clone(),
-            rootfs: mounts,
+            rootfs,
+            stdin,
             stdout: log.clone(),
             stderr: log,
+            options: from.map(|from| self.shim_options(desired, Some(from))),
             ..CreateTaskRequest::default()
         };
         self.calls
@@ -179,23 +223,35 @@ impl Containerd {
             .await
             .map_err(RuntimeError::call("create", &id))?;
         let start = self.calls.request(StartRequest { container_id: id.clone(), exec_id: String::new() });
-        self.calls.tasks().start(start).await.map_err(RuntimeError::call("start", &id))?;
-        Ok(address)
+        self.calls.tasks().start(start).await.map(drop).map_err(RuntimeError::call("start", &id))
     }
 
-    fn spec(&self, desired: &Desired, image: &ImageConfiguration) -> Result<Spec, RuntimeError> {
+    fn spec(
+        &self,
+        desired: &Desired,
+        image: &ImageConfiguration,
+        volumes: &[VolumeBind],
+    ) -> Result<Spec, RuntimeError> {
         let resolv_conf = Some(self.network.resolv_conf()).filter(|path| path.exists());
         let netns = self.network.namespace(&desired.id);
         let grants = self.engine.accelerators.grants(&desired.binding)?;
         let (module, resolv_conf) = (self.module.as_str(), resolv_conf.as_deref());
-        spec::build(desired, image, &spec::Place { netns: &netns, module, grants: &grants, resolv_conf })
+        let place = spec::Place { netns: &netns, module, grants: &grants, resolv_conf, volumes };
+        let mut spec = spec::build(desired, image, &place)?;
+        if desired.spec.migration.planned == PlannedMove::Live {
+            let file = self.network.criu_config(live::CRIU)?.display().to_string();
+            spec.set_annotations(Some(HashMap::from([(live::CRIU_CONFIG.to_owned(), file)])));
+        }
+        Ok(spec)
     }
 
-    fn shim_options(&self) -> prost_types::Any {
-        any(
-            "containerd.runc.v1.Options",
-            ShimOptions { binary_name: self.engine.oci_runtime.clone() }.encode_to_vec(),
-        )
+    fn shim_options(&self, desired: &Desired, from: Option<&Path>) -> prost_types::Any {
+        // Checkpoints are runc's.
+        let live = desired.spec.migration.planned == PlannedMove::Live;
+        let binary_name = if live { "runc".to_owned() } else { self.engine.oci_runtime.clone() };
+        let path = from.map(|from| from.display().to_string()).unwrap_or_default();
+        let options = ShimOptions { binary_name, criu_image_path: path.clone(), criu_work_path: path };
+        any("containerd.runc.v1.Options", options.encode_to_vec())
     }
 
     async fn kill(&self, id: &InstanceId, signal: u32) -> Result<(), RuntimeError> {
@@ -219,6 +275,7 @@ impl Containerd {
             self.calls.request(RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: name });
         gone_is_fine(self.calls.snapshots().remove(request).await)
             .map_err(RuntimeError::call("remove the file system of", id))?;
+        self.engine.volumes.detach(id).await;
         detached
     }
 
@@ -242,32 +299,7 @@ impl Runtime for Containerd {
         if self.calls.image(image.as_str()).await.is_ok() {
             return Ok(());
         }
-        let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-        let platform =
-            Platform { os: "linux".into(), architecture: architecture.into(), ..Platform::default() };
-        let source =
-            OciRegistry { reference: image.to_string(), resolver: Some(RegistryResolver::default()) };
-        let unpack =
-            UnpackConfiguration { platform: Some(platform.clone()), snapshotter: SNAPSHOTTER.into() };
-        let target = ImageStore {
-            name: image.to_string(),
-            platforms: vec![platform],
-            unpacks: vec![unpack],
-            ..ImageStore::default()
-        };
-        let request = TransferRequest {
-            source: Some(any("containerd.types.transfer.OCIRegistry", source.encode_to_vec())),
-            destination: Some(any("containerd.types.transfer.ImageStore", target.encode_to_vec())),
-            options: None,
-        };
-        let mut client = TransferClient::new(self.calls.channel.clone());
-        match client.transfer(self.calls.request(request)).await {
-            Ok(_) => Ok(()),
-            Err(status) if status.code() == Code::NotFound || status.message().contains("not found") => {
-                Err(RuntimeError::NoImage { image: image.to_string() })
-            }
-            Err(status) => Err(RuntimeError::call("pull", image)(status)),
-        }
+        self.calls.pull(image, &self.engine.mirrors).await
     }
 
     async fn start(&self, desired: &Desired) -> Result<String, RuntimeError> {
@@ -296,6 +328,9 @@ impl Runtime for Containerd {
         self.kill(id, SIGTERM).await?;
         if tokio::time::timeout(grace, self.wait(id)).await.is_err() {
             self.kill(id, SIGKILL).await?;
+            // What is frozen dies when it is let go, before it does anything else.
+            let resume = self.calls.request(ResumeTaskRequest { container_id: id.to_string() });
+            let _ = self.calls.tasks().resume(resume).await;
             // Only a process stuck in the kernel survives this.
             let _ = tokio::time::timeout(Duration::from_secs(30), self.wait(id)).await;
         }
@@ -315,6 +350,14 @@ impl Runtime for Containerd {
         self.network.services().set(table).await
     }
 
+    async fn disk(&self, id: &InstanceId) -> Result<u64, RuntimeError> {
+        let key = id.to_string();
+        let request = self.calls.request(UsageRequest { snapshotter: SNAPSHOTTER.into(), key });
+        let usage = self.calls.snapshots().usage(request).await;
+        let size = usage.map_err(RuntimeError::call("measure the file system of", id))?.into_inner().size;
+        Ok(u64::try_from(size).unwrap_or(0))
+    }
+
     async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
         self.network.services().connections(endpoints).await
     }
@@ -328,22 +371,29 @@ impl Runtime for Containerd {
             let Some(desired) = read_desired(&container) else { continue };
             let request =
                 self.calls.request(GetRequest { container_id: container.id.clone(), exec_id: String::new() });
-            let running = match self.calls.tasks().get(request).await {
-                Ok(answer) => {
-                    answer.into_inner().process.is_some_and(|p| p.status == TaskStatus::Running as i32)
-                }
-                Err(status) if status.code() == Code::NotFound => false,
+            let status = match self.calls.tasks().get(request).await {
+                Ok(answer) => answer.into_inner().process.map(|p| p.status),
+                Err(status) if status.code() == Code::NotFound => None,
                 Err(status) => return Err(RuntimeError::call("look up", &container.id)(status)),
             };
+            self.engine.volumes.adopt(&desired);
+            let is = |all: &[TaskStatus]| all.iter().any(|wanted| status == Some(*wanted as i32));
+            let frozen = is(&[TaskStatus::Paused, TaskStatus::Pausing]);
+            let running = frozen || is(&[TaskStatus::Running]);
             let label = |key: &str| container.labels.get(key).cloned().unwrap_or_default();
             found.push(Found {
                 desired,
                 running,
+                frozen,
                 address: label(ADDRESS),
                 started: label(STARTED).parse().unwrap_or(0),
             });
         }
         Ok(found)
+    }
+
+    fn live(&self) -> Option<&dyn LiveMoves> {
+        live::is_possible().then_some(self as &dyn LiveMoves)
     }
 
     fn log(&self, id: &InstanceId) -> PathBuf {
@@ -372,6 +422,11 @@ async fn tidy(calls: Calls, logs: Logs) {
     }
 }
 
+/// Without its part in a move, which is over when somebody reads this again.
+fn settled(desired: &Desired) -> Desired {
+    Desired { live: None, ..desired.clone() }
+}
+
 fn read_desired(container: &Container) -> Option<Desired> {
     serde_json::from_slice(&container.extensions.get(DESIRED)?.value).ok()
 }
@@ -381,7 +436,7 @@ fn to_json<T: serde::Serialize>(value: &T, desired: &Desired) -> Result<Vec<u8>,
         .map_err(|e| RuntimeError::BadImage { image: desired.spec.image.to_string(), reason: e.to_string() })
 }
 
-fn any(type_url: &str, value: Vec<u8>) -> prost_types::Any {
+pub(crate) fn any(type_url: &str, value: Vec<u8>) -> prost_types::Any {
     prost_types::Any { type_url: type_url.to_owned(), value }
 }
 

@@ -28,6 +28,22 @@ pub enum RuntimeError {
         /// Which.
         image: String,
     },
+    /// No registry at all.
+    #[error("image {image} cannot be pulled: none of {registries} answers")]
+    NoRegistry {
+        /// Which.
+        image: String,
+        /// Who was asked.
+        registries: String,
+    },
+    /// A registry was cut off while it was being pulled from.
+    #[error("image {image} did not come whole: {registry} fell silent")]
+    SilentRegistry {
+        /// Which.
+        image: String,
+        /// From where.
+        registry: String,
+    },
     /// The image is of another registry.
     #[error("image {image} is of another registry; modules pull from {registry} only: push it there")]
     ForeignImage {
@@ -88,6 +104,14 @@ pub enum RuntimeError {
         /// Why.
         source: rtnetlink::Error,
     },
+    /// An instance's cable to the bridge.
+    #[error("cannot put the cable of {namespace} in or out")]
+    Cable {
+        /// Whose network namespace.
+        namespace: PathBuf,
+        /// Why.
+        source: rtnetlink::Error,
+    },
     /// The bridge of the module's instances.
     #[error("cannot make the bridge {name}")]
     Bridge {
@@ -110,6 +134,30 @@ pub enum RuntimeError {
         /// Why.
         source: std::io::Error,
     },
+    /// A volume.
+    #[error("volume {volume}: {reason}")]
+    Volume {
+        /// Which.
+        volume: String,
+        /// Why it cannot be used.
+        reason: String,
+    },
+    /// A volume holds more than it may, and nothing but the agent keeps it to its size.
+    #[error("{words}; apply it with a larger size, or free some of it")]
+    VolumeFull {
+        /// Which, and how much.
+        words: String,
+    },
+    /// The storage module.
+    #[error(
+        "cannot mount {source_name}; check [storage] in spacecloud.toml and the storage module's exports"
+    )]
+    Storage {
+        /// As SERVER:EXPORT.
+        source_name: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// What containerd has of an instance makes no sense.
     #[error("{instance} cannot be used: {reason}")]
     BadContainer {
@@ -117,6 +165,30 @@ pub enum RuntimeError {
         instance: String,
         /// Why.
         reason: String,
+    },
+    /// A process that cannot be moved.
+    #[error("{instance} cannot be checkpointed: {reason}")]
+    Checkpoint {
+        /// Which.
+        instance: String,
+        /// What criu said.
+        reason: String,
+    },
+    /// A checkpoint that does not come to life.
+    #[error("{instance} cannot be restored: {reason}")]
+    Restore {
+        /// Which.
+        instance: String,
+        /// What criu said.
+        reason: String,
+    },
+    /// More than one whole accelerator would be given away.
+    #[error(
+        "accelerator {number} is held by others on this module already: nothing is started on it until they have left"
+    )]
+    Shared {
+        /// Which.
+        number: u32,
     },
     /// The lease ended: nothing may be started.
     #[error("cut off from the server: nothing is started")]

@@ -1,7 +1,17 @@
-use crate::RuntimeError;
+use crate::{
+    RuntimeError,
+    routes::block,
+    volumes::{abandon, connected, is_mounted},
+};
 use std::{
     fs, io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 /// Milliseconds since boot, suspended time included: the same for every process of this boot.
@@ -17,16 +27,37 @@ pub fn boot_clock() -> u64 {
 ///
 /// `stop` holds the instances that end with the lease, `keep` the others. Killing a cgroup is one write and
 /// needs neither containerd nor the agent: the guard does it when the agent is dead.
+///
+/// With a storage module the fence also keeps what they have written from arriving later, beside their successors:
+///
+/// ```text
+///  lease over ─► no route to it ─► processes killed ─► unmounted by force ─► its connections have ended ─► route again
+///                (nothing leaves)                      (requests given up)
+/// ```
 #[derive(Debug, Clone)]
 pub struct Fence {
     cgroup: PathBuf,
     lease: PathBuf,
+    storage: Option<(PathBuf, Ipv4Addr)>,
+    /// A thread takes the storage module away: it may have to wait in the kernel.
+    leaving: Arc<AtomicBool>,
 }
+
+/// Between two tries of taking the storage module away.
+const AGAIN: Duration = Duration::from_millis(50);
 
 impl Fence {
     /// `cgroup` is the tree above all instances, `lease` a file on a tmpfs.
     pub fn new(cgroup: &Path, lease: &Path) -> Self {
-        Self { cgroup: cgroup.to_owned(), lease: lease.to_owned() }
+        let leaving = Arc::default();
+        Self { cgroup: cgroup.to_owned(), lease: lease.to_owned(), storage: None, leaving }
+    }
+
+    /// The storage module is mounted here, from this address.
+    #[must_use]
+    pub fn with_storage(mut self, mounted: PathBuf, server: Ipv4Addr) -> Self {
+        self.storage = Some((mounted, server));
+        self
     }
 
     /// Where an instance's cgroup goes, as a path under the cgroup root.
@@ -43,6 +74,7 @@ impl Fence {
     /// # Errors
     /// The kernel refused.
     pub fn kill(&self) -> Result<(), RuntimeError> {
+        self.leave_storage();
         let path = self.stop_tree().join("cgroup.kill");
         match fs::write(&path, "1") {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -50,8 +82,50 @@ impl Fence {
         }
     }
 
-    /// Whether any process that ends with the lease is left.
+    fn leave_storage(&self) {
+        let Some((mounted, server)) = self.storage.clone().filter(|(at, _)| is_mounted(at)) else { return };
+        if self.leaving.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let fence = self.clone();
+        std::thread::spawn(move || {
+            fence.route(server, true);
+            while fence.has_processes() {
+                std::thread::sleep(AGAIN);
+            }
+            while is_mounted(&mounted) {
+                // Whatever it says, it is tried again for as long as it is mounted.
+                if let Err(error) = abandon(&mounted) {
+                    tracing::debug!(%error, "the storage module is still mounted");
+                }
+                std::thread::sleep(AGAIN);
+            }
+            while connected(server) {
+                std::thread::sleep(AGAIN);
+            }
+            fence.route(server, false);
+            fence.leaving.store(false, Ordering::SeqCst);
+        });
+    }
+
+    fn route(&self, server: Ipv4Addr, blocked: bool) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let outcome = match runtime {
+            Ok(runtime) => runtime.block_on(block(server, blocked)),
+            Err(error) => Err(RuntimeError::io("start", "a runtime for netlink")(error)),
+        };
+        if let Err(error) = outcome {
+            tracing::error!(%error, blocked, "cannot change the route to the storage module");
+        }
+    }
+
+    /// Whether anything is left that must not outlive the lease: a process, or the storage module.
     pub fn populated(&self) -> bool {
+        let storage = || self.storage.as_ref().is_some_and(|(at, _)| is_mounted(at));
+        self.has_processes() || self.leaving.load(Ordering::SeqCst) || storage()
+    }
+
+    fn has_processes(&self) -> bool {
         fs::read_to_string(self.stop_tree().join("cgroup.events"))
             .is_ok_and(|text| text.contains("populated 1"))
     }

@@ -13,22 +13,28 @@ mod containerd;
 mod error;
 mod fence;
 mod image;
+mod live;
 mod logs;
 mod network;
+mod pull;
+mod registries;
 mod routes;
 mod services;
 mod slots;
 mod spec;
+mod volumes;
 
 pub use accelerator::{AcceleratorSlot, Accelerators, Node};
 pub use capacity::measure;
 pub use containerd::{Containerd, Engine};
 pub use error::RuntimeError;
 pub use fence::{Fence, boot_clock};
+pub use live::{LiveMoves, Pack, Unpack};
 pub use network::{BRIDGE, Network};
 pub use routes::{set_bridge, set_routes};
 pub use services::Services;
 pub use slots::{Booted, BundleFacts, Hundredths, Rauc, SlotError, Slots};
+pub use volumes::{Held, Storage, Volumes};
 
 use async_trait::async_trait;
 use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
@@ -41,6 +47,8 @@ pub struct Found {
     pub desired: Desired,
     /// Its process lives.
     pub running: bool,
+    /// It lives, and is frozen for a live move.
+    pub frozen: bool,
     /// Its address in the module's subnet.
     pub address: String,
     /// When it was started, in Unix milliseconds.
@@ -70,10 +78,16 @@ pub trait Runtime: Send + Sync {
     ) -> Result<Option<u32>, RuntimeError>;
     /// Makes services lead where the table says.
     async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError>;
+    /// Bytes that an instance has written into its own layer of the file system, as they are taken on the disk.
+    async fn disk(&self, id: &InstanceId) -> Result<u64, RuntimeError>;
     /// How many connections endpoints of this module have.
     async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError>;
     /// Everything that is there, also of an earlier process.
     async fn list(&self) -> Result<Vec<Found>, RuntimeError>;
+    /// How it moves processes; nothing where it cannot.
+    fn live(&self) -> Option<&dyn LiveMoves> {
+        None
+    }
     /// Where an instance's output goes.
     fn log(&self, id: &InstanceId) -> PathBuf;
 }

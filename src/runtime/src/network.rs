@@ -1,6 +1,6 @@
 //! An instance's network: a namespace, the CNI bridge plugin with host-local addresses, and portmap.
 
-use crate::{RuntimeError, Services};
+use crate::{RuntimeError, Services, routes};
 use model::{AppSpec, InstanceId, Subnet};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
@@ -85,6 +85,7 @@ impl Network {
         let path = self.namespace(id);
         let ports = spec.map(port_mappings).unwrap_or_default();
         let mut failed = Ok(());
+        let _ = fs::remove_file(self.state.join("stdin").join(id.to_string()));
         if !ports.is_empty() {
             let mut config = self.config("portmap");
             extend(&mut config, "runtimeConfig", json!({ "portMappings": ports }));
@@ -96,6 +97,32 @@ impl Network {
             fs::remove_file(&path).map_err(RuntimeError::io("remove", &path))?;
         }
         failed
+    }
+
+    /// Puts the instance's cable in, or pulls it: the module's end of it, so that the instance keeps its routes.
+    ///
+    /// # Errors
+    /// The kernel refuses, or it has no cable.
+    pub(crate) async fn connect(&self, id: &InstanceId, connected: bool) -> Result<(), RuntimeError> {
+        routes::connect(&self.namespace(id), connected).await
+    }
+
+    /// A pipe that nobody writes to: the input of a restored instance.
+    pub(crate) fn pipe(&self, id: &InstanceId) -> Result<PathBuf, RuntimeError> {
+        let folder = self.state.join("stdin");
+        fs::create_dir_all(&folder).map_err(RuntimeError::io("create", &folder))?;
+        let path = folder.join(id.to_string());
+        match nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU) {
+            Ok(()) | Err(nix::Error::EEXIST) => Ok(path),
+            Err(errno) => Err(RuntimeError::io("make the pipe", &path)(errno.into())),
+        }
+    }
+
+    /// The file that tells criu how to move what asks for it.
+    pub(crate) fn criu_config(&self, text: &str) -> Result<PathBuf, RuntimeError> {
+        let path = self.state.join("criu.conf");
+        fs::write(&path, text).map_err(RuntimeError::io("write", &path))?;
+        Ok(path)
     }
 
     fn config(&self, plugin: &str) -> Value {

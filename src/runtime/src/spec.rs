@@ -3,6 +3,7 @@
 use crate::{
     Fence, RuntimeError,
     accelerator::{self, Grant},
+    volumes::VolumeBind,
 };
 use model::{Binding, Desired, OnDisconnect, Resources};
 use oci_spec::{
@@ -46,6 +47,8 @@ pub(crate) struct Place<'a> {
     pub(crate) grants: &'a [Grant],
     /// Where its names are resolved, if the module says so.
     pub(crate) resolv_conf: Option<&'a Path>,
+    /// What it keeps its data in.
+    pub(crate) volumes: &'a [VolumeBind],
 }
 
 /// Puts the instance's wishes, the image's configuration and the module's facts together.
@@ -58,11 +61,14 @@ pub(crate) fn build(
         .ok_or_else(|| bad_image(desired, "it names no command; set command in the app file"))?;
     let refused = |e: OciSpecError| bad_image(desired, &e.to_string());
     let mut spec = assemble(desired, image, place, args).map_err(refused)?;
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
     if let Some(file) = place.resolv_conf {
-        let mut mounts = spec.mounts().clone().unwrap_or_default();
         mounts.push(bind(file, "/etc/resolv.conf").map_err(refused)?);
-        spec.set_mounts(Some(mounts));
     }
+    for volume in place.volumes {
+        mounts.push(mounted(volume).map_err(refused)?);
+    }
+    spec.set_mounts(Some(mounts));
     Ok(spec)
 }
 
@@ -70,6 +76,18 @@ pub(crate) fn build(
 fn bind(file: &Path, place: &str) -> Result<Mount, OciSpecError> {
     let options = ["bind", "ro", "nosuid", "nodev", "noexec"].map(str::to_owned).to_vec();
     MountBuilder::default().destination(place).source(file).typ("bind").options(options).build()
+}
+
+/// A volume: programs in it run, but neither with another's rights nor as devices.
+fn mounted(volume: &VolumeBind) -> Result<Mount, OciSpecError> {
+    let access = if volume.read_only { "ro" } else { "rw" };
+    let options = ["rbind", access, "nosuid", "nodev"].map(str::to_owned).to_vec();
+    MountBuilder::default()
+        .destination(&volume.path)
+        .source(&volume.source)
+        .typ("bind")
+        .options(options)
+        .build()
 }
 
 fn bad_image(desired: &Desired, reason: &str) -> RuntimeError {
@@ -98,7 +116,7 @@ fn environment(desired: &Desired, image: &ImageConfiguration, place: &Place<'_>)
 }
 
 /// `UID[:GID]`; names would need the image's own files.
-fn user(desired: &Desired, image: &ImageConfiguration) -> Result<(u32, u32), RuntimeError> {
+pub(crate) fn user(desired: &Desired, image: &ImageConfiguration) -> Result<(u32, u32), RuntimeError> {
     let text = image.config().as_ref().and_then(|c| c.user().clone()).unwrap_or_default();
     if text.is_empty() || text == "root" {
         return Ok((0, 0));

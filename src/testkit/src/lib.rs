@@ -1,156 +1,59 @@
-//! Dev only: a container engine without containers, for tests of what is above it.
+//! Dev only: what the tests of several rooms share. A container engine without containers, content for images and
+//! disks, waiting for a condition.
 //!
-//! Neighbours: implements `runtime::Runtime` and `runtime::Slots`; used by tests alone.
+//! Neighbours: the engine implements `runtime::Runtime` and `runtime::Slots`, and is left out where only the rest is wanted (feature
+//! `engine`); used by tests alone.
 
+#[cfg(feature = "engine")]
+mod engine;
+#[cfg(feature = "engine")]
+mod live;
+#[cfg(feature = "engine")]
 mod slots;
 
+#[cfg(feature = "engine")]
+pub use engine::FakeRuntime;
+#[cfg(feature = "engine")]
+pub use live::Step;
+#[cfg(feature = "engine")]
 pub use slots::FakeSlots;
 
-use async_trait::async_trait;
-use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
-use runtime::{Found, Runtime, RuntimeError};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
-use tokio::sync::Notify;
+use sha2::{Digest, Sha256};
+use std::time::{Duration, Instant};
 
-/// Instances are entries of a map. It counts how often each was started.
-#[derive(Debug, Default)]
-pub struct FakeRuntime {
-    running: Mutex<BTreeMap<InstanceId, Desired>>,
-    starts: Mutex<BTreeMap<InstanceId, u32>>,
-    codes: Mutex<BTreeMap<InstanceId, u32>>,
-    table: Mutex<ServiceTable>,
-    connections: Mutex<BTreeMap<InstanceId, u32>>,
-    pulled: Mutex<BTreeSet<String>>,
-    changed: Notify,
-}
+/// How long anything may take on a machine that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl FakeRuntime {
-    /// What runs now.
-    pub fn running(&self) -> Vec<InstanceId> {
-        lock(&self.running).keys().cloned().collect()
-    }
-
-    /// How often an instance was started.
-    pub fn starts(&self, id: &InstanceId) -> u32 {
-        lock(&self.starts).get(id).copied().unwrap_or(0)
-    }
-
-    /// What an instance was last given.
-    pub fn given(&self, id: &InstanceId) -> Option<Desired> {
-        lock(&self.running).get(id).cloned()
-    }
-
-    /// The instance's process ends with this code.
-    pub fn exit(&self, id: &InstanceId, code: u32) {
-        lock(&self.codes).insert(id.clone(), code);
-        self.crash(id);
-    }
-
-    /// Where services lead.
-    pub fn table(&self) -> ServiceTable {
-        lock(&self.table).clone()
-    }
-
-    /// From now on an endpoint has so many connections; none until then.
-    pub fn connect(&self, id: &InstanceId, connections: u32) {
-        lock(&self.connections).insert(id.clone(), connections);
-    }
-
-    /// Images that were asked for.
-    pub fn pulled(&self) -> Vec<String> {
-        lock(&self.pulled).iter().cloned().collect()
-    }
-
-    /// The instance's process ends by itself.
-    pub fn crash(&self, id: &InstanceId) {
-        lock(&self.running).remove(id);
-        self.changed.notify_waiters();
+/// Waits until the condition has a value.
+///
+/// # Panics
+/// It has none within [`PATIENCE`].
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < end, "{what} did not come within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-#[async_trait]
-impl Runtime for FakeRuntime {
-    async fn pull(&self, image: &ImageRef) -> Result<(), RuntimeError> {
-        if image.as_str().contains("missing") {
-            return Err(RuntimeError::NoImage { image: image.to_string() });
-        }
-        lock(&self.pulled).insert(image.to_string());
-        Ok(())
+/// Bytes that are neither zeros nor all alike, the same for the same seed.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut content = Vec::with_capacity(length.saturating_add(8));
+    while content.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        content.extend_from_slice(&state.to_le_bytes());
     }
+    content.truncate(length);
+    content
+}
 
-    async fn start(&self, desired: &Desired) -> Result<String, RuntimeError> {
-        lock(&self.running).insert(desired.id.clone(), desired.clone());
-        *lock(&self.starts).entry(desired.id.clone()).or_default() += 1;
-        Ok("127.0.0.1".to_owned())
-    }
-
-    async fn update(&self, desired: &Desired) -> Result<(), RuntimeError> {
-        lock(&self.running).insert(desired.id.clone(), desired.clone());
-        Ok(())
-    }
-
-    async fn wait(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
-        loop {
-            let changed = self.changed.notified();
-            if !lock(&self.running).contains_key(id) {
-                return Ok(lock(&self.codes).get(id).copied().unwrap_or(1));
-            }
-            changed.await;
-        }
-    }
-
-    async fn stop(&self, id: &InstanceId, _: Duration) -> Result<(), RuntimeError> {
-        self.crash(id);
-        Ok(())
-    }
-
-    /// The command is run on this machine: `false` fails, `sleep 60` hangs.
-    async fn exec(
-        &self,
-        _: &InstanceId,
-        command: &[String],
-        limit: Duration,
-    ) -> Result<Option<u32>, RuntimeError> {
-        let Some((program, arguments)) = command.split_first() else { return Ok(Some(127)) };
-        let run = tokio::process::Command::new(program).args(arguments).kill_on_drop(true).status();
-        match tokio::time::timeout(limit, run).await {
-            Ok(Ok(status)) => Ok(status.code().and_then(|code| u32::try_from(code).ok())),
-            Ok(Err(_)) => Ok(Some(127)),
-            Err(_) => Ok(None),
-        }
-    }
-
-    async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError> {
-        *lock(&self.table) = table.clone();
-        Ok(())
-    }
-
-    async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
-        let known = lock(&self.connections);
-        let count = |e: &Endpoint| (e.instance.clone(), known.get(&e.instance).copied().unwrap_or(0));
-        Ok(endpoints.iter().map(count).collect())
-    }
-
-    async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
-        let found = |desired: &Desired| Found {
-            desired: desired.clone(),
-            running: true,
-            address: "127.0.0.1".to_owned(),
-            started: 0,
-        };
-        Ok(lock(&self.running).values().map(found).collect())
-    }
-
-    fn log(&self, id: &InstanceId) -> PathBuf {
-        std::env::temp_dir().join(format!("{id}.log"))
-    }
+/// A digest as registries write it.
+pub fn sha256(content: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(content)))
 }

@@ -107,6 +107,16 @@ pub enum FlashError {
         /// Last byte of the range.
         last: u64,
     },
+    /// The disk is larger than the image, and the table's copy cannot be put where it belongs.
+    #[error(
+        "{target} is written, but the copy of its partition table cannot be put at its end: {source}; flash it again"
+    )]
+    Table {
+        /// The device, file or address.
+        target: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The identity cannot be put on it.
     #[error("{target} is written, but its slot cannot be set: {reason}")]
     Slot {

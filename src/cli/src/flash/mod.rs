@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   .wic │ .wic.zst ──► source ──┐ ranges of the block map, each against its sha256
-//!   .wic.bmap ────────► bmap  ───┴──► write ──► target: disk │ file │ NBD ──► verify (read back) ──► slot
+//!   .wic.bmap ────────► bmap  ───┴──► write ──► target: disk │ file │ NBD ──► verify (read back) ──► partitions ──► slot
 //! ```
 //!
 //! Nothing here speaks to the cluster.
@@ -11,6 +11,7 @@ mod bmap;
 mod disks;
 mod error;
 mod nbd;
+mod partitions;
 mod slot;
 mod source;
 mod target;
@@ -43,6 +44,8 @@ struct Outcome {
     bytes_per_second: u64,
     used_bmap: bool,
     verified: bool,
+    /// The disk is larger than the image, and the copy of the partition table is at its end now.
+    table_fitted: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     slot: Option<u16>,
 }
@@ -72,6 +75,7 @@ fn perform(args: &Flash) -> error::Result<Outcome> {
     if !args.no_verify {
         write::verify(&written, &mut target, &Progress::new("verifying", written.bytes))?;
     }
+    let table_fitted = partitions::fit(&mut target)?;
     if let Some(slot) = args.slot {
         slot::set(&mut target, slot)?;
     }
@@ -86,6 +90,7 @@ fn perform(args: &Flash) -> error::Result<Outcome> {
         bytes_per_second: written.bytes.saturating_mul(1000) / millis,
         used_bmap: source.bmap.is_some(),
         verified: !args.no_verify,
+        table_fitted,
         slot: args.slot,
     })
 }
@@ -99,8 +104,12 @@ fn told(outcome: &Outcome) -> String {
     };
     let slot = slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
     let verified = if *verified { ", read back and right" } else { ", not read back" };
+    let fitted = if outcome.table_fitted { ", partition table fitted to the disk" } else { "" };
     let (bytes, rate) = (table::bytes(outcome.bytes_written), table::bytes(outcome.bytes_per_second));
-    format!("{target}: {bytes}{sparse} written in {:.1} s ({rate}/s){verified}{slot}\n", outcome.seconds)
+    format!(
+        "{target}: {bytes}{sparse} written in {:.1} s ({rate}/s){verified}{fitted}{slot}\n",
+        outcome.seconds
+    )
 }
 
 fn nothing_named(disks: &[disks::Disk]) -> String {

@@ -9,7 +9,6 @@ use registry::{
     command::{Arguments, Order},
     serve,
 };
-use sha2::{Digest, Sha256};
 use std::{
     fs,
     io::{Read, Write},
@@ -20,12 +19,12 @@ use std::{
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tempfile::TempDir;
+pub(crate) use testkit::{noise, sha256, wait_for};
 
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const START: Duration = Duration::from_secs(60);
 
 /// The registry's server, with its files in a directory of its own; gone when dropped.
 pub(crate) struct Registry {
@@ -103,17 +102,6 @@ impl Drop for Registry {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-    }
-}
-
-pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + START;
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < end, "{what} did not come within {START:?}");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -208,24 +196,6 @@ fn copy(mut from: TcpStream, mut to: TcpStream, mut may: impl FnMut(u64) -> bool
     }
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);
-}
-
-pub(crate) fn sha256(content: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(Sha256::digest(content)))
-}
-
-/// Bytes that are not all alike.
-pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut content = Vec::with_capacity(length + 8);
-    while content.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        content.extend_from_slice(&state.to_le_bytes());
-    }
-    content.truncate(length);
-    content
 }
 
 /// An OCI layout in the making.

@@ -10,9 +10,9 @@ pub(crate) use slots::{Fate, slotted};
 
 use crate::common;
 use api::v1::{
-    App, ApplyRequest, BundleId, BundlePart, BundleStored, CordonRequest, DeleteRequest, Done, ForgetRequest,
-    GetRequest, Instance, LogChunk, LogsRequest, MaintainRequest, Module, PlannerTables, ResizeRequest,
-    ScaleRequest, Snapshot, UpdateRequest,
+    App, ApplyRequest, BundleId, BundlePart, BundleStored, CordonRequest, DeleteRequest,
+    DeleteVolumesRequest, Done, ForgetRequest, GetRequest, Instance, LogChunk, LogsRequest, MaintainRequest,
+    Module, PlannerTables, ResizeRequest, ScaleRequest, Snapshot, UpdateRequest,
     cluster_server::{Cluster, ClusterServer},
 };
 use identity::{Authority, Role};
@@ -134,16 +134,20 @@ impl Cluster for Desk {
     type LogsStream = Flow<LogChunk>;
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Answer<Done> {
-        let specs = request.into_inner().specs_json;
+        let ApplyRequest { specs_json: specs, volumes_json } = request.into_inner();
         if specs.len() == 2 && specs.first() == specs.last() {
             return Err(Status::invalid_argument("app cam appears twice"));
         }
-        self.note(specs.join(" "))?;
-        Ok(Response::new(Done { lines: vec![format!("{} apps", specs.len())] }))
+        self.note(specs.iter().chain(&volumes_json).map(String::as_str).collect::<Vec<_>>().join(" "))?;
+        let mut lines = vec![format!("{} apps", specs.len())];
+        lines.extend(volumes_json.first().map(|_| format!("{} volumes", volumes_json.len())));
+        Ok(Response::new(Done { lines }))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Answer<Done> {
-        self.note(format!("delete {}", request.into_inner().apps.join(",")))
+        let DeleteRequest { apps, volumes } = request.into_inner();
+        let with = if volumes { " with volumes" } else { "" };
+        self.note(format!("delete {}{with}", apps.join(",")))
     }
 
     async fn scale(&self, request: Request<ScaleRequest>) -> Answer<Done> {
@@ -205,6 +209,10 @@ impl Cluster for Desk {
         let line = format!("{} {}", if request.install { "install" } else { "check" }, request.module);
         slots::carry_out(self.slots.fate(&request.module), &request, &self.shown);
         self.note(line)
+    }
+
+    async fn delete_volumes(&self, request: Request<DeleteVolumesRequest>) -> Answer<Done> {
+        self.note(format!("delete volumes {}", request.into_inner().volumes.join(",")))
     }
 
     async fn logs(&self, request: Request<LogsRequest>) -> Answer<Self::LogsStream> {

@@ -81,15 +81,16 @@ fn change(shown: &watch::Sender<Shown>, name: &str, change: impl FnOnce(&mut Mod
     });
 }
 
-/// What runs on a drained module leaves it at once, unless there is nowhere to go.
+/// What runs on a drained module leaves it at once, unless there is nowhere to go, or nothing was said of the module.
 pub(super) fn drain(shown: &watch::Sender<Shown>, name: &str, cordoned: bool, draining: bool) {
     shown.send_modify(|shown| {
         let snapshot = &mut shown.snapshot;
         for module in snapshot.modules.iter_mut().filter(|m| m.name == name) {
             (module.cordoned, module.draining) = (cordoned, draining);
         }
+        let known = snapshot.modules.iter().any(|m| m.name == name);
         let nowhere = snapshot.instances.iter().any(|i| i.module.is_empty());
-        if draining && !nowhere {
+        if draining && known && !nowhere {
             snapshot.instances.retain(|i| i.module != name);
         }
     });

@@ -2,16 +2,25 @@
 
 use super::{
     gate::Gate,
+    giving::{self, Hold},
     health::{Verdict, Watch},
+    limits::{beyond, follow_limits, outgrown},
     probe::Target,
+    taking,
 };
-use crate::{chain, wall_clock};
-use model::{Desired, InstanceId, Kind, Observed, OnDisconnect, Phase, Span};
+use crate::{chain, config::Config, wall_clock};
+use model::{
+    Attachment, Binding, Desired, InstanceId, Kind, Live, Name, Observed, OnDisconnect, Phase, Span,
+    VolumeKey,
+};
 use planner::Lease;
 use runtime::{Fence, Found, Runtime, RuntimeError, boot_clock};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{Notify, watch};
@@ -20,8 +29,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// An instance that ran this long starts its pauses anew.
 const GOOD_RUN: Duration = Duration::from_secs(60);
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 const UNHEALTHY: &str = "unhealthy: ";
+/// Before the reason for which an instance that runs is stopped here.
+const STOPPED: &str = "stopped: ";
 
 struct Handle {
     observed: Observed,
@@ -29,6 +40,8 @@ struct Handle {
     desired: watch::Sender<Desired>,
     keep: bool,
     stop: watch::Sender<bool>,
+    /// How far it is in being given away.
+    hold: watch::Sender<Hold>,
 }
 
 #[derive(Default)]
@@ -40,6 +53,7 @@ struct State {
 /// All instances of the module and the lease that they run under.
 pub(super) struct Instances {
     pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) config: Config,
     fence: Fence,
     lease: Mutex<Lease>,
     state: Mutex<State>,
@@ -47,6 +61,10 @@ pub(super) struct Instances {
     gate: Gate,
     /// Something that the server wants to know has changed.
     pub(super) changed: Notify,
+    /// How often something was stopped because the lease had run out.
+    fenced: AtomicU64,
+    /// Volumes that hold more than they may, and how much.
+    pub(super) full: watch::Sender<BTreeMap<VolumeKey, String>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -54,16 +72,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Instances {
-    pub(super) fn new(runtime: Arc<dyn Runtime>, fence: Fence, length: Span) -> Arc<Self> {
-        let lease = Mutex::new(Lease::new(length, fence.kept_deadline()));
+    pub(super) fn new(runtime: Arc<dyn Runtime>, config: &Config) -> Arc<Self> {
+        let fence = config.fence();
+        let lease = Mutex::new(Lease::new(config.timing.lease, fence.kept_deadline()));
         Arc::new(Self {
             runtime,
+            config: config.clone(),
             fence,
             lease,
             state: Mutex::default(),
             gate: Gate::new(),
             changed: Notify::new(),
+            fenced: AtomicU64::new(0),
+            full: watch::Sender::default(),
         })
+    }
+
+    /// The volumes of everything that is here.
+    pub(super) fn attached(&self) -> Vec<Attachment> {
+        lock(&self.state).handles.values().flat_map(|h| h.desired.borrow().volumes.clone()).collect()
     }
 
     pub(super) fn lease_holds(&self) -> bool {
@@ -106,6 +133,8 @@ impl Instances {
         if let Err(error) = self.fence.kill() {
             tracing::error!(error = %chain(&error), "cannot fence");
         }
+        self.fenced.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_one();
         for id in doomed {
             state.wanted.remove(&id);
             if let Some(handle) = state.handles.get(&id)
@@ -114,6 +143,12 @@ impl Instances {
                 tracing::warn!(instance = %id, "the lease ran out: stopped");
             }
         }
+    }
+
+    /// Changes whenever something was stopped because the lease had run out. The server may not have noticed: if the
+    /// stall was short, it believes that all goes on, and must be told by a new hello.
+    pub(super) fn fenced(&self) -> u64 {
+        self.fenced.load(Ordering::Relaxed)
     }
 
     /// Waits until nothing is left of what was fenced.
@@ -129,7 +164,12 @@ impl Instances {
     /// Takes over what an earlier process started.
     pub(super) async fn adopt(self: &Arc<Self>) -> Result<(), RuntimeError> {
         for found in self.runtime.list().await? {
-            let desired = found.desired.clone();
+            let mut desired = found.desired.clone();
+            if found.frozen {
+                // Somebody may have its process: nothing thaws it before the server has spoken.
+                let (to, successor) = (Name::of_module(0), desired.id.clone());
+                desired.live = Some(Live::Gives { to, successor });
+            }
             tracing::info!(instance = %desired.id, running = found.running, "adopted");
             let mut state = lock(&self.state);
             state.wanted.insert(desired.id.clone(), desired.clone());
@@ -182,6 +222,14 @@ impl Instances {
         self.changed.notify_one();
     }
 
+    /// The server gives nobody what somebody has. Should it ever, the second one does not start.
+    fn refuse_beyond(&self, desired: &Desired) -> Result<(), RuntimeError> {
+        let state = lock(&self.state);
+        let others = state.handles.iter().filter(|(id, _)| **id != desired.id);
+        let held: Vec<Binding> = others.map(|(_, handle)| handle.desired.borrow().binding.clone()).collect();
+        beyond(&desired.binding, &held)
+    }
+
     pub(super) fn observed(&self) -> Vec<Observed> {
         lock(&self.state).handles.values().map(|h| h.observed.clone()).collect()
     }
@@ -196,16 +244,30 @@ impl Instances {
             message: String::new(),
             started: 0,
             connections: None,
+            refused: String::new(),
         };
         let keep = desired.spec.migration.on_disconnect == OnDisconnect::Keep;
         let (change, changes) = watch::channel(desired.clone());
-        state.handles.insert(desired.id.clone(), Handle { observed, desired: change, keep, stop });
+        let frozen = found.as_ref().is_some_and(|f| f.frozen);
+        let hold = watch::Sender::new(if frozen { Hold::Given } else { Hold::Free });
+        let held = hold.clone();
+        state.handles.insert(desired.id.clone(), Handle { observed, desired: change, keep, stop, hold });
         let all = self.clone();
         tokio::spawn(async move {
             let id = desired.id.clone();
-            Life { all: all.clone(), desired, changes, stopped, restarts: 0, last: String::new() }
-                .run(found)
-                .await;
+            let refused = String::new();
+            Life {
+                all: all.clone(),
+                desired,
+                changes,
+                stopped,
+                held,
+                refused,
+                restarts: 0,
+                last: String::new(),
+            }
+            .run(found)
+            .await;
             let mut state = lock(&all.state);
             state.handles.remove(&id);
             all.reconcile(&mut state);
@@ -216,24 +278,75 @@ impl Instances {
     }
 }
 
-/// Gives a running instance what it is to have; tries again until it is so, or something newer is wanted.
-async fn follow_limits(mut changes: watch::Receiver<Desired>, runtime: Arc<dyn Runtime>, mut given: Desired) {
-    loop {
-        let wanted = changes.borrow_and_update().clone();
-        if wanted != given {
-            match runtime.update(&wanted).await {
-                Ok(()) => {
-                    tracing::info!(instance = %wanted.id, binding = %wanted.binding.words(), "limits changed");
-                    given = wanted;
-                }
-                Err(error) => {
-                    tracing::warn!(instance = %wanted.id, error = %chain(&error), "cannot change the limits");
-                    tokio::time::sleep(RETRY).await;
-                    continue;
-                }
-            }
+/// What the agent that gives an instance away knows and says of it.
+impl Instances {
+    /// The agent of `asker` wants its process, to go on as `successor`.
+    pub(super) fn begin_giving(
+        &self,
+        id: &InstanceId,
+        asker: &Name,
+        successor: &InstanceId,
+    ) -> Result<(), String> {
+        let state = lock(&self.state);
+        let handle = state.handles.get(id).ok_or_else(|| format!("{id} is not here"))?;
+        if !giving::is_for(handle.desired.borrow().live.as_ref(), asker, successor) {
+            return Err(format!("the server does not want {asker} to have {id}"));
         }
-        if changes.changed().await.is_err() {
+        let free = |hold: &mut Hold| {
+            let free = *hold == Hold::Free;
+            if free {
+                *hold = Hold::Copying;
+            }
+            free
+        };
+        if handle.hold.send_if_modified(free) { Ok(()) } else { Err(format!("{id} is being given away")) }
+    }
+
+    /// The server still wants it to be given away.
+    pub(super) fn is_giving(&self, id: &InstanceId) -> bool {
+        lock(&self.state).handles.get(id).is_some_and(Handle::gives)
+    }
+
+    /// Everything has been sent; answers whether the server still wants that.
+    pub(super) fn mark_given(&self, id: &InstanceId) -> bool {
+        let state = lock(&self.state);
+        let Some(handle) = state.handles.get(id).filter(|h| h.gives()) else { return false };
+        handle.hold.send_replace(Hold::Given);
+        true
+    }
+
+    pub(super) fn hold(&self, id: &InstanceId, hold: Hold) {
+        if let Some(handle) = lock(&self.state).handles.get(id) {
+            handle.hold.send_replace(hold);
+        }
+    }
+
+    pub(super) fn hold_of(&self, id: &InstanceId) -> Hold {
+        lock(&self.state).handles.get(id).map_or(Hold::Free, |h| *h.hold.borrow())
+    }
+
+    pub(super) fn knows(&self, id: &InstanceId) -> bool {
+        lock(&self.state).handles.contains_key(id)
+    }
+}
+
+impl Handle {
+    fn gives(&self) -> bool {
+        matches!(self.desired.borrow().live, Some(Live::Gives { .. })) && !*self.stop.borrow()
+    }
+}
+
+fn full(full: &BTreeMap<VolumeKey, String>, desired: &Desired) -> Option<String> {
+    desired.volumes.iter().find_map(|v| full.get(&v.key).cloned())
+}
+
+/// Waits until a volume of the instance holds more than it may; answers which.
+async fn overflows(mut all: watch::Receiver<BTreeMap<VolumeKey, String>>, desired: Desired) -> String {
+    loop {
+        if let Some(words) = full(&all.borrow_and_update(), &desired) {
+            return format!("{UNHEALTHY}{words}");
+        }
+        if all.changed().await.is_err() {
             return std::future::pending().await;
         }
     }
@@ -245,6 +358,10 @@ struct Life {
     desired: Desired,
     changes: watch::Receiver<Desired>,
     stopped: watch::Receiver<bool>,
+    /// How far it is in being given away.
+    held: watch::Sender<Hold>,
+    /// Why it could not take over the process that it was to.
+    refused: String,
     restarts: u32,
     /// Why the last run ended, or could not begin: told until the next one is under way.
     last: String,
@@ -257,20 +374,35 @@ impl Life {
         let mut running = found.filter(|f| f.running).map(|f| (f.address, f.started));
         let mut pause = FIRST_PAUSE;
         while !*self.stopped.borrow() {
+            let mut course = String::new();
             let outcome = match running.take() {
                 Some(running) => Ok(running),
                 None => {
                     self.desired.clone_from(&self.changes.borrow_and_update());
-                    self.start(remains).await
+                    match self.desired.live.clone() {
+                        Some(Live::Takes { from, module, address }) => {
+                            match self.take_over(remains, &from, &module, &address).await {
+                                Some(taken) => {
+                                    course = taken.1;
+                                    Ok((taken.0, wall_clock()))
+                                }
+                                None => continue,
+                            }
+                        }
+                        _ => self.start(remains).await,
+                    }
                 }
             };
             remains = true;
             let message = match outcome {
                 Ok((address, started)) => {
                     let began = tokio::time::Instant::now();
-                    let Some(message) = self.watch(&address, started).await else { break };
-                    if let Some(why) = message.strip_prefix(UNHEALTHY) {
-                        self.end_unhealthy(why).await;
+                    let Some(message) = self.watch(&address, started, &course).await else { break };
+                    if self.gone_while_held().await {
+                        break;
+                    }
+                    if message.starts_with(UNHEALTHY) || message.starts_with(STOPPED) {
+                        self.end_here(&message).await;
                     }
                     if began.elapsed() >= GOOD_RUN {
                         pause = FIRST_PAUSE;
@@ -301,15 +433,109 @@ impl Life {
         if !self.all.lease_holds() || *self.stopped.borrow() {
             return Err(RuntimeError::Fenced);
         }
+        self.all.refuse_beyond(&self.desired)?;
+        if let Some(words) = full(&self.all.full.borrow(), &self.desired) {
+            return Err(RuntimeError::VolumeFull { words });
+        }
         let address = self.all.runtime.start(&self.desired).await?;
         tracing::info!(instance = %self.desired.id, %address, "started");
         Ok((address, wall_clock()))
     }
 
+    /// Takes the process over that it is to go on with. If that cannot be, nothing is left of the try; then it is
+    /// said, and this waits until the server wants something else.
+    async fn take_over(
+        &mut self,
+        remains: bool,
+        from: &InstanceId,
+        module: &Name,
+        address: &str,
+    ) -> Option<(String, String)> {
+        self.see(Phase::Starting, "", &format!("taking {from} over from {module}"), 0);
+        let source = taking::Source { from, module, address };
+        let taken = match (remains, self.all.lease_holds()) {
+            (true, _) => Err("the agent was started again in the middle of it".to_owned()),
+            (_, false) => Err(chain(&RuntimeError::Fenced)),
+            _ => taking::take(&self.all, &self.desired, &source).await,
+        };
+        let why = match taken {
+            Ok(taken) => {
+                tracing::info!(instance = %self.desired.id, %from, course = %taken.1, "taken over");
+                return Some(taken);
+            }
+            Err(why) => why,
+        };
+        tracing::warn!(instance = %self.desired.id, %from, %why, "not taken over");
+        while let Err(error) = self.all.runtime.stop(&self.desired.id, Duration::ZERO).await {
+            tracing::warn!(instance = %self.desired.id, error = %chain(&error), "cannot clear a move that failed");
+            tokio::time::sleep(RETRY).await;
+        }
+        self.refused = why;
+        self.see(Phase::Starting, "", "", 0);
+        let mut changes = self.changes.clone();
+        tokio::select! {
+            _ = changes.wait_for(|d| !matches!(d.live, Some(Live::Takes { .. }))) => {}
+            _ = self.stopped.wait_for(|stop| *stop) => {}
+        }
+        self.refused.clear();
+        None
+    }
+
+    /// What ended while it was frozen may live on elsewhere: it is not started anew before the server has said so.
+    /// Answers whether it is to be stopped instead.
+    async fn gone_while_held(&mut self) -> bool {
+        let (mut held, mut changes) = (self.held.subscribe(), self.changes.clone());
+        let called_off = async {
+            let _ = held.wait_for(|hold| matches!(hold, Hold::Free | Hold::Given)).await;
+            if *held.borrow() == Hold::Given {
+                let _ = changes.wait_for(|d| !matches!(d.live, Some(Live::Gives { .. }))).await;
+            }
+        };
+        let stop = tokio::select! {
+            () = called_off => false,
+            _ = self.stopped.wait_for(|stop| *stop) => true,
+        };
+        if !stop {
+            self.held.send_replace(Hold::Free);
+        }
+        stop
+    }
+
+    /// Lets a frozen process go on as soon as the server no longer wants it to be given away.
+    async fn thaw_when_told(&self) {
+        let (mut held, mut changes) = (self.held.subscribe(), self.changes.clone());
+        loop {
+            let given = *held.borrow_and_update() == Hold::Given;
+            let wanted = matches!(changes.borrow_and_update().live, Some(Live::Gives { .. }));
+            if given
+                && !wanted
+                && let Some(live) = self.all.runtime.live()
+            {
+                match live.thaw(&self.desired.id).await {
+                    Ok(()) => {
+                        tracing::info!(instance = %self.desired.id, "goes on here");
+                        self.held.send_replace(Hold::Free);
+                    }
+                    Err(error) => {
+                        tracing::error!(instance = %self.desired.id, error = %chain(&error), "cannot thaw");
+                        tokio::time::sleep(RETRY).await;
+                    }
+                }
+                continue;
+            }
+            tokio::select! {
+                changed = held.changed() => if changed.is_err() { return std::future::pending().await },
+                changed = changes.changed() => if changed.is_err() { return std::future::pending().await },
+            }
+        }
+    }
+
     /// Watches the running process. Answers why it is no longer running, or nothing when it is to be stopped.
-    async fn watch(&mut self, address: &str, started: u64) -> Option<String> {
+    async fn watch(&mut self, address: &str, started: u64, course: &str) -> Option<String> {
         let health = self.desired.spec.health.clone();
-        self.see(if health.is_some() { Phase::Running } else { Phase::Ready }, address, "", started);
+        // A process that was taken over was healthy when it was frozen.
+        let proven = health.is_none() || !course.is_empty();
+        self.see(if proven { Phase::Ready } else { Phase::Running }, address, course, started);
         let runtime = self.all.runtime.clone();
         let id = self.desired.id.clone();
         let is_task = self.desired.spec.kind == Kind::Task;
@@ -335,8 +561,16 @@ impl Life {
             let target = Target { runtime: &*runtime, id: &id, address, first_port };
             let began = tokio::time::Instant::now();
             let mut watch = Watch::new(health.clone());
+            if proven {
+                watch.trust();
+            }
             loop {
                 let answer = target.ask(&health).await;
+                // What is frozen, or is looked at by criu, cannot answer.
+                if *self.held.borrow() != Hold::Free {
+                    tokio::time::sleep(watch.pause()).await;
+                    continue;
+                }
                 match watch.take(answer.is_ok(), began.elapsed()) {
                     Verdict::Healthy => self.see(Phase::Ready, address, "", started),
                     Verdict::Unhealthy => return format!("{UNHEALTHY}{}", answer.err().unwrap_or_default()),
@@ -345,11 +579,16 @@ impl Life {
                 tokio::time::sleep(watch.pause()).await;
             }
         };
+        let growing = outgrown(self.changes.clone(), runtime.clone(), id.clone());
         let mut stopped = self.stopped.clone();
+        let overflowing = overflows(self.all.full.subscribe(), self.desired.clone());
         let message = tokio::select! {
             message = ended => message,
+            message = overflowing => Some(message),
             message = probing => Some(message),
+            why = growing => Some(format!("{STOPPED}{why}")),
             () = changing => return None,
+            () = self.thaw_when_told() => return None,
             _ = stopped.wait_for(|stop| *stop) => return None,
         };
         if message.is_some() {
@@ -362,9 +601,9 @@ impl Life {
     }
 
     /// It leaves its service at once, and its process is ended before it is started anew.
-    async fn end_unhealthy(&self, why: &str) {
-        self.see(Phase::BackOff, "", &format!("{UNHEALTHY}{why}"), 0);
-        tracing::warn!(instance = %self.desired.id, why, "unhealthy: started anew");
+    async fn end_here(&self, why: &str) {
+        self.see(Phase::BackOff, "", why, 0);
+        tracing::warn!(instance = %self.desired.id, why, "started anew");
         if let Err(error) = self.all.runtime.stop(&self.desired.id, self.desired.spec.grace.duration()).await
         {
             // The next start tries once more.
@@ -374,7 +613,8 @@ impl Life {
 
     async fn end(&self) {
         self.see(Phase::Stopping, "", "", 0);
-        let grace = if self.all.lease_holds() { self.desired.spec.grace.duration() } else { Duration::ZERO };
+        let asked = self.all.lease_holds() && !self.held.borrow().is_frozen();
+        let grace = if asked { self.desired.spec.grace.duration() } else { Duration::ZERO };
         while let Err(error) = self.all.runtime.stop(&self.desired.id, grace).await {
             tracing::warn!(instance = %self.desired.id, error = %chain(&error), "cannot stop; trying again");
             tokio::time::sleep(RETRY).await;
@@ -391,6 +631,7 @@ impl Life {
             message: message.to_owned(),
             started,
             connections: None,
+            refused: self.refused.clone(),
         };
         if let Some(handle) = lock(&self.all.state).handles.get_mut(&self.desired.id) {
             // What was counted of this run stays until it is counted again.

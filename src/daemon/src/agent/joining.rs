@@ -22,8 +22,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a module shows and what it trusts.
 pub(super) struct Membership {
-    ca: String,
-    own: Credentials,
+    pub(super) ca: String,
+    pub(super) own: Credentials,
 }
 
 /// Connects to the server, joining first if this module has no certificate yet.
@@ -36,7 +36,27 @@ pub(super) async fn connect(config: &Config, module: &Name) -> anyhow::Result<Ch
     channel(config, &membership.ca, Some(own)).await
 }
 
-fn kept(config: &Config) -> Option<Membership> {
+/// Between two agents: a link that is gone without a word is noticed.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// Connects to the agent of another module, as this one.
+pub(super) async fn peer(config: &Config, module: &Name, address: &str) -> anyhow::Result<Channel> {
+    let membership = kept(config).context("this module has not joined")?;
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&membership.ca))
+        .identity(Identity::from_pem(&membership.own.certificate, &membership.own.key))
+        .domain_name(identity::agent_name(module));
+    let endpoint = Endpoint::from_shared(format!("https://{address}"))?
+        .connect_timeout(CONNECT_LIMIT)
+        .http2_keep_alive_interval(SILENCE)
+        .keep_alive_timeout(SILENCE)
+        .tcp_nodelay(true)
+        .tls_config(tls)?;
+    endpoint.connect().await.with_context(|| format!("cannot reach {address}"))
+}
+
+/// What this module got when it joined; nothing before that.
+pub(super) fn kept(config: &Config) -> Option<Membership> {
     let read = |name: &str| fs::read_to_string(config.state.join("tls").join(name)).ok();
     let membership = Membership {
         ca: read("ca.pem")?,

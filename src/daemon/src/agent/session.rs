@@ -2,11 +2,12 @@
 
 use super::{
     describe, instances::Instances, joining, logs, prefetch::Prefetch, services::Services, update::Updates,
+    volumes::VolumeWatch,
 };
 use crate::config::Config;
 use anyhow::{Context, bail};
 use api::{
-    from_desired, from_services, to_observed, to_root,
+    from_desired, from_erase, from_services, to_observed, to_root, to_volumes,
     v1::{self, FromAgent, Heartbeat, Hello, agents_client::AgentsClient, from_agent, to_agent},
 };
 use model::{Name, Timing};
@@ -23,10 +24,13 @@ const LOOK: Duration = Duration::from_secs(2);
 /// What outlives a session.
 #[derive(Clone, Copy)]
 pub(super) struct Parts<'a> {
+    /// Where other modules fetch processes that move live.
+    pub(super) live: &'a str,
     pub(super) instances: &'a Arc<Instances>,
     pub(super) services: &'a Services,
     pub(super) prefetch: &'a Prefetch,
     pub(super) updates: &'a Arc<Updates>,
+    pub(super) volumes: &'a VolumeWatch,
 }
 
 struct Session<'a> {
@@ -43,7 +47,7 @@ struct Session<'a> {
 
 /// Ends with an error, always: the connection broke, or the lease ran out.
 pub(super) async fn run(config: &Config, module: &Name, parts: Parts<'_>) -> anyhow::Result<()> {
-    let Parts { instances, services, updates, .. } = parts;
+    let Parts { live, instances, services, updates, .. } = parts;
     let before = boot_clock();
     let channel = match joining::connect(config, module).await {
         Ok(channel) => channel,
@@ -57,7 +61,8 @@ pub(super) async fn run(config: &Config, module: &Name, parts: Parts<'_>) -> any
     services.new_session();
     let (out, outbound) = mpsc::channel(WINDOW);
     let hello_sent = boot_clock();
-    let module_now = describe(config, updates.root())?;
+    let module_now = describe(config, live, updates.root())?;
+    let fenced = instances.fenced();
     let described = serde_json::to_string(&module_now)?;
     let observed = instances.observed().iter().map(to_observed).collect();
     out.send(FromAgent {
@@ -99,6 +104,9 @@ pub(super) async fn run(config: &Config, module: &Name, parts: Parts<'_>) -> any
                 }
             }
         }
+        if instances.fenced() != fenced {
+            bail!("the lease ran out");
+        }
         if heard.elapsed() > session.timing.lease.duration() + Duration::from_millis(100) {
             bail!("the server is silent");
         }
@@ -132,7 +140,8 @@ impl Session<'_> {
         self.sequence += 1;
         let observed = self.parts.instances.observed().iter().map(to_observed).collect();
         let (sequence, taken, routed) = (self.sequence, self.taken, self.parts.services.routed());
-        let beat = Heartbeat { sequence, taken, observed, routed };
+        let volumes_json = to_volumes(&self.parts.volumes.report())?;
+        let beat = Heartbeat { sequence, taken, observed, routed, volumes_json };
         // The time before sending: the lease may never be longer than the server believes.
         self.sent.push_back((self.sequence, boot_clock()));
         while self.sent.len() > WINDOW {
@@ -158,6 +167,7 @@ impl Session<'_> {
                 self.parts.instances.order(desired);
                 self.parts.services.order(order.number, services);
                 self.parts.prefetch.order(&order.images);
+                self.parts.volumes.order(from_erase(&order.erase_json)?);
                 self.taken = order.number;
                 self.heartbeat()?;
             }

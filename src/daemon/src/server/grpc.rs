@@ -7,11 +7,11 @@ use super::{
 };
 use crate::bundle::Shelf;
 use api::{
-    from_observed, from_root,
+    from_observed, from_root, from_volumes,
     v1::{self, agents_server::Agents, cluster_server::Cluster, from_agent, to_agent},
 };
 use identity::{Role, Token, role_of};
-use model::{AppSpec, Module, Name, Observed};
+use model::{AppSpec, Module, Name, Observed, VolumeSpec};
 use planner::{AgentReport, Amounts, Refusal, Reply, Request as Ask};
 use std::{
     collections::BTreeMap,
@@ -106,13 +106,28 @@ impl Cluster for Service {
                 .map_err(|e| Status::invalid_argument(format!("bad app: {e}")))
         };
         let specs = request.get_ref().specs_json.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        self.ask(Ask::Apply(specs)).await
+        let volume = |text: &String| {
+            serde_json::from_str::<VolumeSpec>(text)
+                .map_err(|e| Status::invalid_argument(format!("bad volume: {e}")))
+        };
+        let volumes = request.get_ref().volumes_json.iter().map(volume).collect::<Result<Vec<_>, _>>()?;
+        self.ask(Ask::ApplyAll(volumes, specs)).await
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::Done>, Status> {
         admin(&request)?;
         let names = request.get_ref().apps.iter().map(|n| name(n)).collect::<Result<Vec<_>, _>>()?;
-        self.ask(Ask::Delete(names)).await
+        let all = request.get_ref().volumes;
+        self.ask(if all { Ask::DeleteWithVolumes(names) } else { Ask::Delete(names) }).await
+    }
+
+    async fn delete_volumes(
+        &self,
+        request: Request<v1::DeleteVolumesRequest>,
+    ) -> Result<Response<v1::Done>, Status> {
+        admin(&request)?;
+        let names = request.get_ref().volumes.iter().map(|n| name(n)).collect::<Result<Vec<_>, _>>()?;
+        self.ask(Ask::DeleteVolumes(names)).await
     }
 
     async fn scale(&self, request: Request<v1::ScaleRequest>) -> Result<Response<v1::Done>, Status> {
@@ -308,7 +323,9 @@ fn take_in(
         }
         from_agent::Message::Heartbeat(beat) => {
             let (taken, routed) = (beat.taken, beat.routed);
-            let report = AgentReport { taken, observed: observations(beat.observed)?, routed };
+            let volumes =
+                from_volumes(&beat.volumes_json).map_err(|e| Status::invalid_argument(e.to_string()))?;
+            let report = AgentReport { taken, observed: observations(beat.observed)?, routed, volumes };
             shell.send(Command::Heartbeat { module: own.clone(), session, sequence: beat.sequence, report });
         }
         from_agent::Message::Root(state) => {

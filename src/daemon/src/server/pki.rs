@@ -91,7 +91,10 @@ fn open_registry(directory: &Path, config: &Config, authority: &Authority) -> an
         return Ok(());
     }
     let host = config.agent.registry.split(':').next().unwrap_or_default().to_owned();
-    let issued = authority.issue(&Role::Server, &[host, "localhost".into(), "127.0.0.1".into()])?;
+    let mut names = vec![host, "localhost".into(), "127.0.0.1".into()];
+    // Where another module's registry is the cluster's, agents reach this one as its follower, by its module.
+    names.extend(config.module().ok().map(|module| module.to_string()));
+    let issued = authority.issue(&Role::Server, &names)?;
     write_whole(&certificate, PUBLIC, &format!("{}{}", issued.certificate, authority.certificate()))?;
     give_to(directory, REGISTRY_USER)?;
     write_whole(&key, SECRET, &issued.key)?;

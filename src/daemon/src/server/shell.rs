@@ -2,7 +2,9 @@
 
 use crate::{config::Config, wall_clock};
 use anyhow::Context;
-use api::{to_desired, to_services, v1, view_app, view_event, view_instance, view_module};
+use api::{
+    to_desired, to_erase, to_services, v1, view_app, view_event, view_instance, view_module, view_volume,
+};
 use model::{Module, Name, Now, Observed, RootSlot, Timing};
 use planner::{AgentReport, Core, Event, Output, Refusal, Reply, Request};
 use runtime::boot_clock;
@@ -222,7 +224,8 @@ impl Owner {
             let desired = order.desired.iter().map(to_desired).collect::<Result<_, _>>()?;
             let services_json = to_services(&order.services)?;
             let images = order.images.iter().map(ToString::to_string).collect();
-            let order = v1::Order { number: order.number, desired, services_json, images };
+            let erase_json = to_erase(&order.erase)?;
+            let order = v1::Order { number: order.number, desired, services_json, images, erase_json };
             if let Some(session) = self.sessions.get(&name) {
                 let _ =
                     session.sender.send(v1::ToAgent { message: Some(v1::to_agent::Message::Order(order)) });
@@ -271,6 +274,7 @@ fn snapshot(core: &Core, progress: &BTreeMap<Name, (u64, u64)>) -> v1::Snapshot 
         apps: core.apps().map(|app| view_app(app, ready(app.name()))).collect(),
         instances: core.instances().map(view_instance).collect(),
         events,
+        volumes: core.volumes().map(|v| view_volume(&v)).collect(),
         server_version: env!("CARGO_PKG_VERSION").to_owned(),
         at: wall_clock(),
     }

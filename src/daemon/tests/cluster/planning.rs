@@ -256,3 +256,34 @@ async fn limits_change_while_the_instance_runs() {
     }
     assert_eq!(runtime.given(&id).unwrap().spec.resources.memory.to_string(), "32MiB");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_outgrows_its_disk_is_stopped_for_that_reason_and_started_anew() {
+    let cluster = Cluster::start(1).await;
+    cluster
+        .apply("name='d'\nimage='registry.spacecloud:5000/demo:1'\nresources={ disk = '100MiB' }\n")
+        .await
+        .unwrap();
+    cluster.until("it runs", all_ready(1)).await;
+    let runtime = cluster.agents[&1].0.clone();
+    let id = runtime.running()[0].clone();
+    runtime.write(&id, 150 << 20);
+    let told = "stopped: disk: it has written 150MiB, its resources.disk is 100MiB";
+    let stopped = |s: &v1::Snapshot| s.instances.iter().any(|i| i.message == told);
+    cluster.until("it is stopped and says why", stopped).await;
+    // What it had written is gone with its file system.
+    cluster.until("it runs again", |s| all_ready(1)(s) && s.instances[0].restarts == 1).await;
+    assert_eq!(runtime.starts(&id), 2);
+    // With more room of its own it may write more: the limit that counts is the one at the time.
+    let resize = v1::ResizeRequest { app: "d".into(), disk: "200MiB".into(), ..Default::default() };
+    cluster.client().await.resize(resize).await.unwrap();
+    cluster
+        .until("the new limit is known", |_| {
+            runtime.given(&id).is_some_and(|d| d.spec.resources.disk == model::Bytes(200 << 20))
+        })
+        .await;
+    runtime.write(&id, 250 << 20);
+    let told = "stopped: disk: it has written 250MiB, its resources.disk is 200MiB";
+    let stopped = |s: &v1::Snapshot| s.instances.iter().any(|i| i.message == told);
+    cluster.until("it is stopped once more", stopped).await;
+}

@@ -49,6 +49,27 @@ fn several_apps_in_one_file() {
     assert_eq!(AppFile::parse("f", text).unwrap().apps.len(), 2);
 }
 
+#[test]
+fn volumes_stand_alone_or_beside_apps() {
+    let one = "kind = 'volume'\nname = 'data'\nclass = 'local'\nsize = '1MiB'\n";
+    let file = AppFile::parse("f", one).unwrap();
+    assert!(file.apps.is_empty());
+    assert_eq!(file.volumes[0].access, crate::Access::SingleWriter);
+    let both = "[[volume]]\nname = 'data'\nclass = 'chassis'\nsize = '1MiB'\naccess = 'shared'\n\
+                [[app]]\nname = 'a'\nimage = 'r.s:5000/a'\nvolumes = [{ name = 'data', path = '/data' }]\n";
+    let file = AppFile::parse("f", both).unwrap();
+    assert_eq!((file.apps[0].volumes[0].path.as_str(), file.volumes.len()), ("/data", 1));
+    let refused = |from: &str, to: &str| {
+        let error = AppFile::parse("f.toml", &both.replace(from, to)).unwrap_err().to_string();
+        assert!(error.starts_with("f.toml: ") && !error.contains('\n'), "{error}");
+        error
+    };
+    assert!(refused("1MiB", "1M").contains("64MiB"));
+    assert!(refused("1MiB", "0B").contains("size"));
+    assert!(refused("chassis", "nfs").contains("local"));
+    assert!(refused("'/data'", "'data'").contains("not absolute"));
+}
+
 /// Each bad file is refused in one line that names file, key and remedy.
 #[test]
 fn bad_files_name_file_key_and_remedy() {

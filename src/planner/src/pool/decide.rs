@@ -35,11 +35,30 @@ impl Pool {
     ) -> Result<Placement, Refusal> {
         let asked = self.question(request, strategy, policy)?;
         self.scorer.observe(asked.shape);
+        self.decide(&asked)
+    }
+
+    /// As [`Pool::place_under`], for a request that was refused before and waits: it has arrived already, and is not
+    /// counted once more among what usually comes.
+    ///
+    /// # Errors
+    /// [`Refusal`] when no node fits, or the request cannot be meant.
+    pub fn retry(
+        &mut self,
+        request: &Request,
+        strategy: Strategy,
+        policy: PolicyNumber,
+    ) -> Result<Placement, Refusal> {
+        let asked = self.question(request, strategy, policy)?;
+        self.decide(&asked)
+    }
+
+    fn decide(&mut self, asked: &Question) -> Result<Placement, Refusal> {
         let Self { nodes, log, indexes, scorer, .. } = self;
-        let index = indexes.get(asked, nodes.len());
-        index.refresh(nodes, log, scorer.epoch(strategy), |node| scorer.score(node, &asked));
-        let chosen = scorer.choose(index, nodes, &asked);
-        self.take(&asked, chosen)
+        let index = indexes.get(*asked, nodes.len());
+        index.refresh(nodes, log, scorer.epoch(asked.strategy), |node| scorer.score(node, asked));
+        let chosen = scorer.choose(index, nodes, asked);
+        self.take(asked, chosen)
     }
 
     /// As [`Pool::place_under`], among the nodes that the caller's own filter leaves: ports, labels, affinity and
@@ -116,7 +135,7 @@ impl Pool {
         policy: PolicyNumber,
     ) -> Result<Question, Refusal> {
         let shape = self.shape(request)?;
-        self.scorer.prepare(strategy, self.models.len());
+        self.scorer.prepare(strategy, self.models.len(), &self.sizes);
         // Only one strategy reads the policy; the others need not be told apart by it.
         let policy = if strategy == Strategy::Multilevel { policy } else { PolicyNumber::default() };
         Ok(Question { strategy, policy, shape })

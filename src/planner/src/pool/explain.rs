@@ -124,11 +124,15 @@ impl Verdict {
 impl From<Left> for Verdict {
     fn from(left: Left) -> Self {
         match left {
-            Left::Threshold(resource, load) => {
-                Self::filtered("threshold", format!("{resource} would be loaded to {load:.3}"))
+            Left::Threshold { resource, load, limit } => {
+                Self::filtered("threshold", format!("{resource} would be loaded to {load:.3}, above {limit}"))
             }
-            Left::Balance(balance) => Self::filtered("min_balance", format!("its balance is {balance:.3}")),
-            Left::MinGpu(left) => Self::filtered("min_gpu", format!("would keep {left} free accelerators")),
+            Left::Balance { balance, least } => {
+                Self::filtered("min_balance", format!("its balance is {balance:.3}, below {least}"))
+            }
+            Left::MinGpu { left, least } => {
+                Self::filtered("min_gpu", format!("would keep {left} free accelerators, fewer than {least}"))
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use super::shape::Shape;
 use super::strategy::{PolicyNumber, Strategy};
 use super::unit::{self, UnitPolicy, UnitScore, Vector};
 use super::workload::Workload;
+use std::collections::BTreeSet;
 
 /// After so many arrivals at most the tables are made anew.
 const SELDOM: u64 = 8192;
@@ -22,17 +23,18 @@ struct Learned {
     epoch: u64,
     /// With how many arrivals they are due.
     due: u64,
-    models: usize,
+    /// How many different nodes were known then.
+    kinds: usize,
 }
 
 impl Learned {
     /// Makes the tables anew whenever twice as much has arrived: often at first, more and more seldom later.
-    fn refresh(&mut self, seen: u64, models: usize, make: impl FnOnce() -> Outlook) {
-        if seen >= self.due || models != self.models {
+    fn refresh(&mut self, seen: u64, kinds: usize, make: impl FnOnce() -> Outlook) {
+        if seen >= self.due || kinds != self.kinds {
             self.outlook = make();
             self.epoch += 1;
             self.due = seen.saturating_add(seen.clamp(1, SELDOM));
-            self.models = models;
+            self.kinds = kinds;
         }
     }
 }
@@ -99,7 +101,7 @@ impl Scorer {
     }
 
     /// Brings the tables of `strategy` up to date.
-    pub(crate) fn prepare(&mut self, strategy: Strategy, models: usize) {
+    pub(crate) fn prepare(&mut self, strategy: Strategy, models: usize, sizes: &BTreeSet<u16>) {
         let bits = (0..models).map(|at| 1_u64 << at);
         let (seen, arrived, expected) = (self.arrived.seen(), &self.arrived, &self.expected);
         match (strategy, expected) {
@@ -111,7 +113,9 @@ impl Scorer {
                 self.fragment.refresh(seen, models, || fragment::outlook(arrived, bits));
             }
             (Strategy::Spacecloud, _) => {
-                self.prospect.refresh(seen, models, || prospect::outlook(arrived, bits));
+                // A size that has not been there before is as new as a model.
+                let kinds = models + sizes.len();
+                self.prospect.refresh(seen, kinds, || prospect::outlook(arrived, sizes, bits));
             }
             _ => {}
         }
@@ -154,16 +158,16 @@ impl Scorer {
     pub(crate) fn unit_score(&self, node: &Node, asked: &Question) -> Result<(f64, UnitScore), Left> {
         let (policy, shape) = (&self.policy(asked.policy), &asked.shape);
         let (capacity, used, wants) = vectors(node, shape);
-        if let Some((resource, load)) = unit::overload(policy, &capacity, &used, &wants) {
-            return Err(Left::Threshold(resource, load));
+        if let Some((resource, load, limit)) = unit::overload(policy, &capacity, &used, &wants) {
+            return Err(Left::Threshold { resource, load, limit });
         }
         let balance = unit::balance(policy, &capacity, &used);
-        if policy.min_balance.is_some_and(|least| balance < least) {
-            return Err(Left::Balance(balance));
+        if let Some(least) = policy.min_balance.filter(|least| balance < *least) {
+            return Err(Left::Balance { balance, least });
         }
         let left = whole_after(node, shape);
         if shape.accelerators > 0 && unit::splinters(policy, left) {
-            return Err(Left::MinGpu(left));
+            return Err(Left::MinGpu { left, least: policy.min_gpu.unwrap_or_default() });
         }
         Ok((balance, unit::score(policy, &capacity, &used, &wants)))
     }
@@ -244,11 +248,11 @@ impl Scorer {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Left {
     /// This resource's load would be above its threshold.
-    Threshold(&'static str, f64),
+    Threshold { resource: &'static str, load: f64, limit: f64 },
     /// Its balance is below the least one.
-    Balance(f64),
+    Balance { balance: f64, least: f64 },
     /// It would keep so few accelerators that nobody could use them.
-    MinGpu(u16),
+    MinGpu { left: u16, least: u16 },
 }
 
 /// What the unit level chooses from.

@@ -178,18 +178,18 @@ pub fn balance(policy: &UnitPolicy, capacity: &Vector, used: &Vector) -> f64 {
     terms.map(|((weight, load), threshold)| weight * (1.0 - load / threshold.unwrap_or(1.0))).sum()
 }
 
-/// The first resource whose load the request would push above its threshold, and that load.
+/// The first resource whose load the request would push above its threshold, that load, and the threshold.
 pub fn overload(
     policy: &UnitPolicy,
     capacity: &Vector,
     used: &Vector,
     asked: &Vector,
-) -> Option<(&'static str, f64)> {
+) -> Option<(&'static str, f64, f64)> {
     let after = used.zip(asked, u64::saturating_add).zip(capacity, load).each();
     let limits = policy.threshold.each().into_iter().zip(asked.each());
     RESOURCES.into_iter().zip(after).zip(limits).find_map(|((name, load), (limit, asked))| {
         // What is not asked for is not pushed.
-        limit.filter(|limit| asked > 0 && load > *limit).map(|_| (name, load))
+        limit.filter(|limit| asked > 0 && load > *limit).map(|limit| (name, load, limit))
     })
 }
 

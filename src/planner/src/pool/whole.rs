@@ -50,6 +50,8 @@ pub struct Pool {
     /// Numbers of nodes that left, for the next ones that join.
     vacant: BTreeSet<usize>,
     pub(crate) models: Vec<String>,
+    /// How many accelerators nodes have, or had.
+    pub(crate) sizes: BTreeSet<u16>,
     held: BTreeMap<u64, Held>,
     next_ticket: u64,
     pub(crate) log: Log,
@@ -66,6 +68,7 @@ impl Pool {
             names: BTreeMap::new(),
             vacant: BTreeSet::new(),
             models: Vec::new(),
+            sizes: BTreeSet::new(),
             held: BTreeMap::new(),
             next_ticket: 0,
             log: Log::default(),
@@ -94,6 +97,7 @@ impl Pool {
             None => self.nodes.push(node),
         }
         self.names.insert(spec.name.clone(), number);
+        self.sizes.insert(spec.accelerators);
         self.touch(number);
         Ok(number)
     }

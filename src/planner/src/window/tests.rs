@@ -146,7 +146,12 @@ fn a_reservation_that_cannot_be_kept_is_told_before_its_time() {
             .map(|e| e.message.clone())
             .collect::<Vec<_>>()
     };
-    assert_eq!(warned(&bench), ["module-1: accelerators: asks 1, idle 0 of 1, 1 in maintenance"]);
+    assert_eq!(
+        warned(&bench),
+        [
+            "task t (1970-01-01 00:17 to 1970-01-01 00:17) has no room: module-1: accelerators: asks 1, idle 0 of 1, 1 in maintenance"
+        ]
+    );
     bench.run(5_000);
     assert_eq!(warned(&bench).len(), 1, "once");
     bench.ask(Request::Maintenance { module: name("module-1"), number: 0, maintenance: false }).unwrap();

@@ -178,6 +178,36 @@ fn a_crash_of_the_server_in_the_middle_of_an_update_changes_nothing_of_its_end()
     }
 }
 
+/// The server dies at every step of a move, when it has committed and before anybody hears of it.
+#[test]
+fn a_server_that_dies_at_any_step_of_a_move_takes_it_up_again() {
+    for planned in ["make-before-break", "stop-first"] {
+        let mut died = 0;
+        for steps in 0..200 {
+            let mut world = World::new(2);
+            apply(&mut world, web(&format!("migration = {{ planned = '{planned}', drain = '100ms' }}")));
+            world.run(1000);
+            let from = instances(&world)[0].module.clone().unwrap();
+            world.dies_in = Some(steps);
+            drop(world.request(Request::Cordon { module: from.clone(), cordoned: true, draining: true }));
+            world.run(1500);
+            died += u32::from(world.dies_in.is_none());
+            // An operator who got no answer asks again.
+            world.dies_in = None;
+            drop(world.request(Request::Cordon { module: from.clone(), cordoned: true, draining: true }));
+            world.run(3000);
+            let [only] = instances(&world)[..] else {
+                panic!("{planned}, {steps} steps: {:?}", instances(&world))
+            };
+            assert!(
+                only.is_ready() && only.module.as_ref() != Some(&from),
+                "{planned}, {steps} steps: {only:?}"
+            );
+        }
+        assert!(died > 50, "{died}");
+    }
+}
+
 #[test]
 fn more_important_instances_take_the_room_of_less_important_ones() {
     let mut world = World::new(2);
@@ -257,6 +287,21 @@ fn a_bad_update_of_what_was_never_ready_is_rolled_back_too() {
     world.run(10_000);
     assert!(instances(&world)[0].is_ready() && instances(&world)[0].revision == 1);
     assert_eq!(event(&world, "Updated"), None);
+}
+
+/// An update that came while nothing ran was never seen to work.
+#[test]
+fn what_was_changed_while_scaled_to_nothing_is_not_gone_back_to() {
+    let mut world = World::new(3);
+    apply(&mut world, serving(4, ""));
+    world.run(2000);
+    update(&mut world, 4, 0, true);
+    world.request(Request::Scale("app-4".parse().unwrap(), 0)).unwrap();
+    world.run(1000);
+    apply(&mut world, serving(4, ""));
+    update(&mut world, 4, 0, true);
+    world.run(20_000);
+    assert!(instances(&world).iter().all(|i| i.is_ready()) && instances(&world).len() == 1);
 }
 
 /// What stops first must start where the plan said, or it would come back to where it was, for ever.

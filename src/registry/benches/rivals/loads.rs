@@ -1,8 +1,8 @@
 //! The loads.
 
 use crate::server::{Kind, Server};
-use sha2::{Digest, Sha256};
 use std::{fs, thread, time::Instant};
+use testkit::{noise, sha256 as digest};
 
 pub type Figures = Vec<(&'static str, f64)>;
 
@@ -22,23 +22,6 @@ const LAYERS: usize = 5;
 const LAYER: usize = 40 << 20;
 const SMALL: usize = 200;
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut content = Vec::with_capacity(length + 8);
-    while content.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        content.extend_from_slice(&state.to_le_bytes());
-    }
-    content.truncate(length);
-    content
-}
-
-fn digest(content: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(Sha256::digest(content)))
-}
 
 struct Image {
     name: String,

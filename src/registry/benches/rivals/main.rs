@@ -22,6 +22,10 @@ use std::collections::BTreeMap;
 
 /// How many, unless the environment's `ROUNDS` says otherwise.
 const ROUNDS: usize = 3;
+/// Only the loads whose names are in the environment's `LOADS`, if it says so.
+fn wanted(name: &str) -> bool {
+    std::env::var("LOADS").map_or(true, |names| names.split(',').any(|wanted| wanted == name))
+}
 
 type Key = (Kind, &'static str);
 
@@ -78,7 +82,7 @@ fn main() {
     let mut all: BTreeMap<Key, Vec<f64>> = BTreeMap::new();
     let rounds = std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS).max(1);
     for round in 1..=rounds {
-        for load in LOADS {
+        for load in LOADS.into_iter().filter(|load| wanted(load.name)) {
             for kind in [Kind::Space, Kind::Docker, Kind::Nginx] {
                 if kind == Kind::Nginx && load.name != "raw" {
                     continue;

@@ -84,17 +84,12 @@ impl Guard {
     /// Says who asks. Checking a password takes a while and is done on another thread.
     pub(crate) async fn identify(&self, authorization: Option<&str>) -> Result<Caller, Denial> {
         let Some(text) = authorization else { return Ok(Caller::anonymous()) };
-        let (kind, rest) = text.split_once(' ').ok_or(Denial::Unauthorized)?;
-        match kind.to_ascii_lowercase().as_str() {
-            "basic" => {
-                let (user, password) = basic(rest).ok_or(Denial::Unauthorized)?;
-                self.log_in(user, password).await
-            }
-            "bearer" => {
-                let claims = self.tokens.read(rest.trim()).ok_or(Denial::Unauthorized)?;
+        match shown(text).ok_or(Denial::Unauthorized)? {
+            Shown::Password(user, password) => self.log_in(user, password).await,
+            Shown::Token(token) => {
+                let claims = self.tokens.read(token).ok_or(Denial::Unauthorized)?;
                 Ok(Caller { user: claims.user, scopes: Some(claims.scopes) })
             }
-            _ => Err(Denial::Unauthorized),
         }
     }
 
@@ -148,6 +143,34 @@ fn covers(prefix: &str, repository: &str) -> bool {
     let prefix = prefix.trim_end_matches('/');
     prefix.is_empty()
         || repository.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// What an `Authorization` header shows.
+enum Shown<'a> {
+    Password(String, String),
+    Token(&'a str),
+}
+
+fn shown(header: &str) -> Option<Shown<'_>> {
+    let (kind, rest) = header.split_once(' ')?;
+    match kind.to_ascii_lowercase().as_str() {
+        "basic" => basic(rest).map(|(user, password)| Shown::Password(user, password)),
+        "bearer" => Some(Shown::Token(rest.trim())),
+        _ => None,
+    }
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use passwords::parse as parse_htpasswd;
+
+/// For [`crate::any_input`]: whether this header is one of ours, and that no made-up token is taken.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn try_header(header: &str) -> bool {
+    match shown(header) {
+        Some(Shown::Password(user, _)) => !user.contains(':'),
+        Some(Shown::Token(token)) => token::Tokens::new(std::time::Duration::ZERO).read(token).is_none(),
+        None => true,
+    }
 }
 
 fn basic(encoded: &str) -> Option<(String, String)> {

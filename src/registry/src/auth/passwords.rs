@@ -83,18 +83,23 @@ fn load(path: &Path) -> Result<File, PasswordError> {
     let read = modified(path);
     let text =
         fs::read_to_string(path).map_err(|source| PasswordError::Read { file: path.into(), source })?;
+    let hashes = parse(&text).map_err(|line| PasswordError::Line { file: path.into(), line })?;
+    Ok(File { read, hashes })
+}
+
+/// Users and their hashes; the error is the number of a line, counted from one.
+pub(crate) fn parse(text: &str) -> Result<HashMap<String, String>, usize> {
     let mut hashes = HashMap::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let bad = || PasswordError::Line { file: path.into(), line: number + 1 };
-        let (user, hash) = line.split_once(':').ok_or_else(bad)?;
-        hash.parse::<bcrypt::HashParts>().map_err(|_| bad())?;
+        let (user, hash) = line.split_once(':').ok_or(number + 1)?;
+        hash.parse::<bcrypt::HashParts>().map_err(|_| number + 1)?;
         hashes.insert(user.to_owned(), hash.to_owned());
     }
-    Ok(File { read, hashes })
+    Ok(hashes)
 }
 
 impl Passwords {

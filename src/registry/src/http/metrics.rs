@@ -76,6 +76,12 @@ pub(super) fn state(service: &super::Service) -> String {
         ),
         ("scrubbed_bytes_total", "counter", "Bytes that were read again.", count(&counts.scrubbed_bytes)),
         ("damaged_blobs_total", "counter", "Blobs that were damaged and put aside.", count(&counts.damaged)),
+        (
+            "brought_back_blobs_total",
+            "counter",
+            "Damaged blobs that a peer brought back.",
+            count(&counts.brought_back),
+        ),
         ("peers_reached", "gauge", "Registries that this one follows and reaches.", following),
         ("peers_lost", "gauge", "Registries that this one follows and does not reach.", behind),
         ("copied_manifests_total", "counter", "Manifests copied from peers.", service.peers.copied()),

@@ -22,8 +22,8 @@ use tokio::{
 };
 
 const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
-/// How much is collected before it is written.
-const BATCH: usize = 256 << 10;
+/// How much is collected before it is written; as much again comes in meanwhile.
+const BATCH: usize = 128 << 10;
 /// A request whose client is gone ends within this time; one that is alive keeps the upload.
 const BUSY: Duration = Duration::from_secs(10);
 /// A client that sends nothing for this long is gone.

@@ -121,7 +121,12 @@ async fn child_manifest(
 }
 
 /// Fetches a blob unless it is here.
-async fn blob(peers: &Peers, peer: &Peer, repository: &Repository, digest: &Digest) -> Result<(), PeerError> {
+pub(super) async fn blob(
+    peers: &Peers,
+    peer: &Peer,
+    repository: &Repository,
+    digest: &Digest,
+) -> Result<(), PeerError> {
     let (store, to, wanted) = (peers.store.clone(), repository.clone(), digest.clone());
     let here = on_disk(peer, move || {
         if store.blob_size(&to, &wanted)?.is_some() {

@@ -17,6 +17,7 @@
 mod client;
 mod copy;
 mod follow;
+mod heal;
 
 pub(crate) use client::PeerError;
 
@@ -115,6 +116,11 @@ impl Peers {
             followers.spawn(follow::forever(self.clone(), peer.clone()));
         }
         followers
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
     }
 
     /// How many are reached and how many are not.

@@ -207,15 +207,19 @@ impl Index {
         Ok(())
     }
 
-    /// The repositories that hold a blob.
+    /// Some of the repositories that hold a blob.
     pub(super) fn holders(&self, digest: &Digest) -> Result<Vec<Repository>> {
-        let connection = self.lock();
-        let mut statement = connection
-            .prepare_cached("SELECT repository FROM link WHERE digest = ? ORDER BY repository LIMIT 32")
-            .map_err(self.failed())?;
-        let rows = statement.query_map([digest.to_string()], |row| row.get::<_, String>(0));
-        let names: rusqlite::Result<Vec<String>> = rows.and_then(Iterator::collect);
-        Ok(names.map_err(self.failed())?.iter().filter_map(|name| name.parse().ok()).collect())
+        self.some("SELECT repository FROM link WHERE digest = ? ORDER BY repository LIMIT 32", digest)
+    }
+
+    /// Some of the repositories that hold a manifest.
+    pub(super) fn manifest_holders(&self, digest: &Digest) -> Result<Vec<Repository>> {
+        self.some("SELECT repository FROM manifest WHERE digest = ? ORDER BY repository LIMIT 32", digest)
+    }
+
+    fn some(&self, query: &str, digest: &Digest) -> Result<Vec<Repository>> {
+        let names = self.names(query, [digest.to_string()])?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     /// Whether a repository has anything at all.

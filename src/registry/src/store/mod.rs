@@ -30,7 +30,7 @@ pub(crate) use collect::{Collected, Keep};
 pub(crate) use documents::Document;
 pub(crate) use index::{Change, Feed};
 pub(crate) use manifests::{Put, PutError};
-pub(crate) use scrub::{Scrubbed, Verdict};
+pub(crate) use scrub::{Need, Scrubbed, Verdict};
 pub(crate) use space::Limits;
 pub(crate) use space::Usage;
 pub(crate) use uploads::{Commit, Session};

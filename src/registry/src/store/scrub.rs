@@ -5,8 +5,12 @@ use super::{
     Result, Store, StoreError, blobs::blob_path, durable::sync_directory, if_present,
     manifests::milliseconds, walk,
 };
-use crate::digest::{Digest, Hasher};
+use crate::{
+    digest::{Digest, Hasher},
+    name::Repository,
+};
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{ErrorKind, Read},
     path::{Path, PathBuf},
@@ -24,6 +28,13 @@ pub(crate) enum Verdict {
     Damaged(PathBuf),
     /// Removed in the meantime.
     Gone,
+}
+
+/// A repository that needs some content, and what for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Need {
+    Blob(Repository),
+    Manifest(Repository),
 }
 
 /// One blob that was read.
@@ -74,6 +85,12 @@ pub(super) fn quarantine(root: &Path, digest: &Digest) -> Result<PathBuf> {
     Ok(to)
 }
 
+/// Of a file in quarantine.
+fn digest_of(name: &str) -> Option<Digest> {
+    let (algorithm, rest) = name.split_once('-')?;
+    format!("{algorithm}:{}", rest.split_once('-')?.0).parse().ok()
+}
+
 impl Store {
     /// All blobs that are on disk now, in the order of their names.
     pub(crate) fn blobs_on_disk(&self) -> Result<Vec<Digest>> {
@@ -107,6 +124,22 @@ impl Store {
                 scrubbed(found.len(), Verdict::Damaged(to))
             }
         }
+    }
+
+    /// What was put aside, is not back, and is still needed: each with what it is needed for.
+    pub(crate) fn lacking(&self) -> Result<Vec<(Digest, Vec<Need>)>> {
+        let names = super::entries(&self.root.join("quarantine"))?;
+        let damaged: BTreeSet<Digest> = names.iter().filter_map(|name| digest_of(name)).collect();
+        let mut lacking = Vec::new();
+        for digest in damaged.into_iter().filter(|digest| !self.blob_path(digest).is_file()) {
+            let blobs = self.index.holders(&digest)?.into_iter().map(Need::Blob);
+            let manifests = self.index.manifest_holders(&digest)?.into_iter().map(Need::Manifest);
+            let needs: Vec<Need> = manifests.chain(blobs).collect();
+            if !needs.is_empty() {
+                lacking.push((digest, needs));
+            }
+        }
+        Ok(lacking)
     }
 
     /// How many blobs have been put aside.

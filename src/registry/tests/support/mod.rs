@@ -5,15 +5,15 @@ use std::{
     io::Read,
     path::Path,
     process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tempfile::TempDir;
+pub use testkit::{noise, sha256, wait_for};
 use ureq::{Agent, Body, http::Response};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_space-registry");
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const START: Duration = Duration::from_secs(60);
 
 pub struct Registry {
     pub child: Child,
@@ -100,22 +100,6 @@ pub fn client() -> Agent {
         .new_agent()
 }
 
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + START;
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < end, "{what} did not come within {START:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-pub fn sha256(content: &[u8]) -> String {
-    use sha2::Digest;
-    format!("sha256:{}", hex::encode(sha2::Sha256::digest(content)))
-}
-
 pub fn header<'a>(answer: &'a Response<Body>, name: &str) -> &'a str {
     answer.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
@@ -176,20 +160,6 @@ pub fn skopeo(home: &TempDir, arguments: &[&str]) {
         .output()
         .expect("skopeo must be installed to test the registry");
     assert!(output.status.success(), "skopeo {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A layer: any bytes will do for a registry, these are not all alike.
-pub fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut content = Vec::with_capacity(length);
-    while content.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        content.extend_from_slice(&state.to_le_bytes());
-    }
-    content.truncate(length);
-    content
 }
 
 impl Registry {
@@ -255,6 +225,12 @@ pub fn raw(port: u16, request: &str) -> String {
 pub fn sha512(content: &[u8]) -> String {
     use sha2::Digest;
     format!("sha512:{}", hex::encode(sha2::Sha512::digest(content)))
+}
+
+/// Where a registry keeps a blob.
+pub fn blob_file(root: &Path, digest: &str) -> std::path::PathBuf {
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    root.join("blobs/sha256").join(&hex[..2]).join(hex)
 }
 
 /// The files below a directory, as paths.

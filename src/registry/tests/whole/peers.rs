@@ -1,10 +1,11 @@
 //! Several registries that follow each other.
 
-use crate::support::{INDEX, MANIFEST, Registry, body, client, manifest, noise, sha256, wait_for};
+use crate::support::{INDEX, MANIFEST, Registry, blob_file, body, client, manifest, noise, sha256, wait_for};
 use std::{
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -147,6 +148,50 @@ fn a_pull_of_something_missing_is_fetched_through() {
     assert_eq!(second.status("/v2/a/manifests/none"), 404);
     there(&second, "/v2/a/manifests/v");
     assert_eq!(second.status(&format!("/v2/a/blobs/{}", sha256(b"nobody has this"))), 404);
+}
+
+fn damage(root: &Path, digest: &str) -> PathBuf {
+    let path = blob_file(root, digest);
+    let mut content = fs::read(&path).unwrap();
+    content[0] ^= 4;
+    fs::write(&path, content).unwrap();
+    path
+}
+
+#[test]
+fn what_the_scrub_puts_aside_comes_back_from_a_peer() {
+    const SCRUB: &str = "[scrub]\nevery = \"200ms\"\nrate = \"1GiB\"\n";
+    let (one, two) = (tempdir().unwrap(), tempdir().unwrap());
+    let mut first = Registry::configured(one.path(), "");
+    let mut second = Registry::configured(two.path(), &format!("{SCRUB}{}", following(first.port)));
+    let root = two.path().join("root");
+    let (layer, digest) = first.push_image("a", "v", 1);
+    there(&second, "/v2/a/manifests/v");
+    let back = |registry: &Registry, count: u32| {
+        wait_for("the metric", || {
+            let metrics = String::from_utf8(body(&mut registry.get("/metrics"))).unwrap();
+            metrics.contains(&format!("space_registry_brought_back_blobs_total {count}\n")).then_some(())
+        });
+    };
+    // A layer, then a manifest.
+    for (count, (damaged, kind)) in (1..).zip([(&layer, "blobs"), (&digest, "manifests")]) {
+        let path = damage(&root, damaged);
+        back(&second, count);
+        there(&second, &format!("/v2/a/{kind}/{damaged}"));
+        assert_eq!(sha256(&fs::read(&path).unwrap()), *damaged);
+    }
+    assert_eq!(fs::read_dir(root.join("quarantine")).unwrap().count(), 2, "the damaged files are kept");
+
+    // Found while the peer was gone: it is asked at the next start.
+    first.stop();
+    let path = damage(&root, &layer);
+    wait_for("the quarantine", || (!path.exists()).then_some(()));
+    second.stop();
+    let first = Registry::configured(one.path(), "");
+    let second = Registry::configured(two.path(), &format!("{SCRUB}{}", following(first.port)));
+    back(&second, 1);
+    assert_eq!(sha256(&fs::read(&path).unwrap()), layer);
+    assert_eq!(second.status("/v2/a/manifests/v"), 200);
 }
 
 /// A cable that is cut after so many bytes of each connection's answers, until it is mended.

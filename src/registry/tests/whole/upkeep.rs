@@ -1,11 +1,12 @@
 //! Garbage, damage, room: what the registry does with what it holds.
 
 use crate::support::{
-    MANIFEST, PROGRAM, Registry, body, client, code, header, manifest, noise, run, sha256, wait_for,
+    MANIFEST, PROGRAM, Registry, blob_file, body, client, code, header, manifest, noise, run, sha256,
+    wait_for,
 };
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -13,11 +14,6 @@ use std::{
 use tempfile::{TempDir, tempdir};
 
 const NOW: &str = "[gc]\ngrace = \"0ms\"\nevery = \"0ms\"\n";
-
-fn blob_file(root: &Path, digest: &str) -> PathBuf {
-    let hex = digest.strip_prefix("sha256:").unwrap();
-    root.join("blobs/sha256").join(&hex[..2]).join(hex)
-}
 
 fn collect(registry: &Registry, query: &str) -> serde_json::Value {
     let mut answer = registry.post(&format!("/v2/_space/gc{query}"));

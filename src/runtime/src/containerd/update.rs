@@ -25,7 +25,10 @@ impl Containerd {
         answer.map_err(RuntimeError::call("change the limits of", &id))?;
         let container = Container {
             id: id.clone(),
-            extensions: HashMap::from([(DESIRED.to_owned(), any(DESIRED, to_json(desired, desired)?))]),
+            extensions: HashMap::from([(
+                DESIRED.to_owned(),
+                any(DESIRED, to_json(&super::settled(desired), desired)?),
+            )]),
             ..Container::default()
         };
         let mask = prost_types::FieldMask { paths: vec![format!("extensions.{DESIRED}")] };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 fn desired(resources: &str, binding: Binding) -> Desired {
     let text = format!("name='a'\nimage='r.s:5000/a'\ncommand=['x']\nresources={resources}\n");
     let spec = AppFile::parse("test", &text).unwrap().apps.remove(0);
-    Desired { id: "a-1-1".parse().unwrap(), spec, binding }
+    Desired { id: "a-1-1".parse().unwrap(), spec, binding, volumes: Vec::new(), live: None }
 }
 
 fn grant(number: u32, path: &str, minor: i64) -> Grant {
@@ -25,7 +25,13 @@ fn an_instance_has_its_cores_its_limits_and_its_own_devices() {
     let binding = Binding { accelerators: vec![bound], cores: [1, 2].into() };
     let desired = desired("{ cpu = 2, memory = '64MiB', gpu = 1 }", binding);
     let grants = [grant(3, "/dev/uio3", 3)];
-    let place = Place { netns: Path::new("/n"), module: "module-2", grants: &grants, resolv_conf: None };
+    let place = Place {
+        netns: Path::new("/n"),
+        module: "module-2",
+        grants: &grants,
+        resolv_conf: None,
+        volumes: &[],
+    };
     let spec = build(&desired, &ImageConfiguration::default(), &place).unwrap();
     let env = spec.process().as_ref().unwrap().env().clone().unwrap();
     for wanted in ["SPACECLOUD_MODULE=module-2", "SPACECLOUD_ACCELERATORS=3", "SPACECLOUD_PCIE_SLOTS=8"] {
@@ -47,7 +53,8 @@ fn an_instance_has_its_cores_its_limits_and_its_own_devices() {
 #[test]
 fn without_accelerators_there_is_no_device_and_no_word_of_them() {
     let desired = desired("{ cpu = '500m' }", Binding::default());
-    let place = Place { netns: Path::new("/n"), module: "module-2", grants: &[], resolv_conf: None };
+    let place =
+        Place { netns: Path::new("/n"), module: "module-2", grants: &[], resolv_conf: None, volumes: &[] };
     let spec = build(&desired, &ImageConfiguration::default(), &place).unwrap();
     let env = spec.process().as_ref().unwrap().env().clone().unwrap();
     assert!(!env.iter().any(|line| line.contains("ACCELERATOR") || line.contains("PCIE")));

@@ -31,8 +31,8 @@ fn a_threshold_filters_what_would_push_past_it_and_only_what_is_asked_for() {
     let used = Vector { cpu: 15_000, gpu: 2000, ..Vector::default() };
     let asks = |cpu, gpu| overload(&policy, &MODULE, &used, &Vector { cpu, gpu, ..Vector::default() });
     assert_eq!(asks(1000, 2000), None, "just at both thresholds");
-    assert_eq!(asks(1000, 2001).map(|(name, _)| name), Some("gpu"));
-    assert_eq!(asks(1001, 0).map(|(name, _)| name), Some("cpu"));
+    assert_eq!(asks(1000, 2001).map(|(name, ..)| name), Some("gpu"));
+    assert_eq!(asks(1001, 0).map(|(name, ..)| name), Some("cpu"));
     let over = Vector { cpu: 20_000, ..used };
     assert_eq!(overload(&policy, &MODULE, &over, &Vector { gpu: 1000, ..Vector::default() }), None);
 }

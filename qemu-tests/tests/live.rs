@@ -1,0 +1,158 @@
+//! A running process goes on on another module, with its memory and its files; one that cannot is made before break and
+//! says why; an agent that dies in the middle leaves neither two nor none.
+//!
+//! On namespaces, with a process that has no sockets: criu 4.1 cannot take those along on every host's kernel.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use api::v1::{Event, Instance, Snapshot};
+use spacesim::{
+    BackplaneKind, Chassis, ChassisFile, Plan, Times,
+    cluster::Cluster,
+    image,
+    scenario::{boot_limit, provision, push},
+    twin, wait_until, within,
+};
+use std::{path::Path, time::Instant};
+
+const APPS: &str = r#"
+[[app]]
+name = "counter"
+image = "registry.spacecloud:5000/demo/web:1"
+env = { PORT = "none", TELL_COUNT = "1" }
+migration = { planned = "live" }
+
+[[app]]
+name = "ring"
+image = "registry.spacecloud:5000/demo/web:1"
+env = { PORT = "none", IO_URING = "1" }
+migration = { planned = "live" }
+"#;
+
+struct Rig<'a> {
+    chassis: &'a Chassis,
+    cluster: &'a Cluster,
+    powered: Instant,
+}
+
+/// What an instance last said of itself: when, and what it has counted in memory.
+#[derive(Debug, Clone, Copy)]
+struct Said {
+    at: u64,
+    count: u64,
+}
+
+impl Rig<'_> {
+    fn say(&self, text: &str) {
+        eprintln!("[{:6.1} s] {text}", self.powered.elapsed().as_secs_f64());
+    }
+
+    /// The first and the last line of an instance's output on a module.
+    fn output(&self, instance: &Instance) -> (Said, Said) {
+        let slot: u16 = instance.module.rsplit('-').next().unwrap().parse().unwrap();
+        let log = format!("/var/lib/spacecloud/logs/{}*", instance.id);
+        let command = format!("cat {log} | sed -n '1p;$p'");
+        let mut lines = Vec::new();
+        wait_until("it says something", within(60.s()), || {
+            let said = self.chassis.module(slot).unwrap().run(&command, within(30.s())).unwrap_or_default();
+            lines = said.lines().filter_map(line).collect();
+            lines.len() == 2
+        })
+        .unwrap();
+        (lines[0], lines[1])
+    }
+
+    fn wait(&self, what: &str, test: impl Fn(&Snapshot) -> bool) -> Snapshot {
+        self.cluster.wait_for(what, within(180.s()), |_| {}, test).unwrap().0
+    }
+
+    /// Everything that is on `from` has to move, and `to` takes it. In this order, or balance would move some first.
+    fn drain(&self, from: &str, to: &str) {
+        self.cluster.drain(from, true).unwrap();
+        self.cluster.drain(to, false).unwrap();
+    }
+
+    /// Moves everything, and checks that the counter went on counting where it had been.
+    fn moves(&self, from: &str, to: &str) -> Snapshot {
+        let before = self.wait("both are ready", |s| all_on(s, from));
+        let old = of(&before, "counter").clone();
+        self.drain(from, to);
+        let after = self.wait("everything has moved", |s| all_on(s, to));
+        let (first, _) = self.output(of(&after, "counter"));
+        let (_, last) = self.output(&old);
+        let moved = event(&after, "counter/1", "Moved").unwrap();
+        self.say(&format!("{}: {} counted after {}", moved.message, first.count, last.count));
+        assert!(moved.message.contains(&format!("live from {from} to {to}: drain of {from}")));
+        assert_eq!(first.count, last.count + 1, "no count is lost and none is there twice");
+        assert!(first.at > last.at, "{first:?}, {last:?}");
+        assert_eq!(of(&after, "counter").restarts, 0);
+        after
+    }
+}
+
+fn line(text: &str) -> Option<Said> {
+    let mut words = text.split(' ');
+    let at = words.next()?.parse().ok()?;
+    Some(Said { at, count: words.nth(2)?.parse().ok()? })
+}
+
+fn all_on(snapshot: &Snapshot, module: &str) -> bool {
+    let there = |i: &Instance| i.phase == "ready" && i.module == module;
+    snapshot.instances.len() == 2 && snapshot.instances.iter().all(there)
+}
+
+fn of<'a>(snapshot: &'a Snapshot, app: &str) -> &'a Instance {
+    snapshot.instances.iter().find(|i| i.app == app).unwrap()
+}
+
+fn event<'a>(snapshot: &'a Snapshot, subject: &str, reason: &str) -> Option<&'a Event> {
+    snapshot.events.iter().rfind(|e| e.subject == subject && e.reason == reason)
+}
+
+#[test]
+fn a_process_goes_on_on_another_module_and_one_that_cannot_says_why() {
+    let mut file =
+        ChassisFile::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("chassis/three.toml")).unwrap();
+    file.slots.truncate(2);
+    let image =
+        twin::ensure(&mut |step| eprintln!("image: {} ({}/{})", step.name, step.done, step.total)).unwrap();
+    let app = image::demo::demo_app(&image::default_cache().unwrap()).unwrap();
+    let dir = tempfile::Builder::new().prefix("live-").tempdir().unwrap();
+    let mut plan = Plan::new(file, image, dir.path()).on(BackplaneKind::Netns);
+    let papers = provision(&mut plan).unwrap();
+    let powered = Instant::now();
+    let chassis = Chassis::power_on(plan).unwrap();
+    let ground = chassis.module(1).unwrap().ground();
+    let address = format!("127.0.0.1:{}", ground.grpc);
+    let operator = dir.path().join("operator");
+    papers.write_client(&operator, &address).unwrap();
+    let cluster = Cluster::connect(&operator, &address, boot_limit()).unwrap();
+    let rig = Rig { chassis: &chassis, cluster: &cluster, powered };
+    rig.wait("both modules are ready", |s| s.modules.iter().filter(|m| m.state == "ready").count() == 2);
+    push(ground.registry, &operator, &app).unwrap();
+    cluster.drain("module-1", true).unwrap();
+    cluster.apply(APPS).unwrap();
+    rig.wait("both run on module-2", |s| all_on(s, "module-2"));
+
+    let snapshot = rig.moves("module-2", "module-1");
+    let refused = event(&snapshot, "ring/1", "NotLive").unwrap();
+    rig.say(&refused.message);
+    assert!(refused.message.contains("is made before break: module-2: "), "{}", refused.message);
+    assert!(refused.message.contains("cannot be checkpointed: "), "{}", refused.message);
+    let cause = of(&snapshot, "ring").decision.clone().unwrap().cause;
+    assert!(cause.contains("drain of module-2; not live: "), "{cause}");
+    // And back: what was restored can be moved once more.
+    rig.moves("module-1", "module-2");
+
+    // The target's agent, and with it the server, dies in the middle.
+    rig.drain("module-2", "module-1");
+    rig.wait("a move is under way", |s| s.instances.iter().any(|i| i.message.starts_with("taking ")));
+    chassis.module(1).unwrap().run("kill -9 $(pidof spacecloudd)", within(30.s())).unwrap();
+    let snapshot = rig.wait("everything has moved in spite of it", |s| all_on(s, "module-1"));
+    let how = event(&snapshot, "counter/1", "NotLive").map_or("live all the same", |e| e.message.as_str());
+    rig.say(&format!("after kill -9: {how}"));
+    let tasks = "ctr -n spacecloud tasks ls -q; ls /var/lib/spacecloud/live 2>/dev/null || true";
+    wait_until("nothing of it is left on module-2", within(60.s()), || {
+        chassis.module(2).unwrap().run(tasks, within(30.s())).is_ok_and(|said| said.trim().is_empty())
+    })
+    .unwrap();
+}

@@ -1,0 +1,140 @@
+//! A volume of the chassis: a counter that writes on the storage module goes on from its data after a drain and after the
+//! loss of its module, and at no time do two write.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use api::v1::{Instance, Snapshot};
+use spacesim::{
+    Chassis, ChassisFile, Module, Plan, Times,
+    cluster::Cluster,
+    image,
+    scenario::{Note, Scenario, boot_limit, provision, push},
+    twin, wait_until, within,
+};
+use std::path::Path;
+use std::time::Instant;
+
+const COUNTER: &str = r#"
+[[volume]]
+name = "data"
+class = "chassis"
+size = "100MiB"
+
+[[app]]
+name = "counter"
+image = "registry.spacecloud:5000/demo/web:1"
+env = { STATE = "/data/log", TICK_MS = "500" }
+volumes = [{ name = "data", path = "/data" }]
+placement = { modules = ["module-2", "module-3"] }
+health = { tcp = 8080, every = "1s", timeout = "10s" }
+"#;
+
+const LOG: &str = "/var/lib/spacecloud/export/data/_data/log";
+
+fn counter(snapshot: &Snapshot) -> Option<&Instance> {
+    snapshot.instances.iter().find(|i| i.app == "counter" && i.phase != "stopping")
+}
+
+/// Where it is, once it is ready on another module than `not`.
+fn ready(cluster: &Cluster, what: &str, not: &str) -> String {
+    let test = |s: &Snapshot| counter(s).is_some_and(|i| i.phase == "ready" && i.module != not);
+    let (snapshot, took) = cluster.wait_for(what, boot_limit(), |_| {}, test).unwrap();
+    let module = counter(&snapshot).unwrap().module.clone();
+    eprintln!("{what}: on {module} after {:.1} s", took.as_secs_f64());
+    module
+}
+
+/// (count, instance) of each line, as the storage module has them.
+fn lines(storage: &Module) -> Vec<(u64, String)> {
+    let text = storage.run(&format!("cat {LOG}"), within(60.s())).unwrap();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let parse = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        (words[0].parse().unwrap(), words[2].to_owned())
+    };
+    whole.lines().map(parse).collect()
+}
+
+/// It has written more since, each count once and in order; each writer has written all its lines before the next.
+fn goes_on(storage: &Module, before: usize, writers: usize) -> usize {
+    wait_until("it counts on", within(180.s()), || lines(storage).len() > before + 3).unwrap();
+    let all = lines(storage);
+    let counts: Vec<u64> = all.iter().map(|(count, _)| *count).collect();
+    let expected: Vec<u64> = (1..).take(all.len()).collect();
+    assert_eq!(counts, expected, "{all:?}");
+    let mut names: Vec<&String> = all.iter().map(|(_, instance)| instance).collect();
+    names.dedup();
+    assert_eq!(names.len(), writers, "{names:?}");
+    all.len()
+}
+
+#[test]
+fn a_chassis_volume_goes_along_and_has_one_writer() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = ChassisFile::load(&root.join("chassis/storage.toml")).unwrap();
+    let image =
+        twin::ensure(&mut |step| eprintln!("image: {} ({}/{})", step.name, step.done, step.total)).unwrap();
+    let app = image::demo::demo_app(&image::default_cache().unwrap()).unwrap();
+    let dir = tempfile::Builder::new().prefix("nfs-").tempdir().unwrap();
+    let mut plan = Plan::new(file, image, dir.path());
+    let papers = provision(&mut plan).unwrap();
+    let powered = Instant::now();
+    let chassis = Chassis::power_on(plan).unwrap();
+    let told = |note: Note<'_>| {
+        if let Note::Step(text) = note {
+            eprintln!("[{:6.1} s] {text}", powered.elapsed().as_secs_f64());
+        }
+    };
+    let scenario = Scenario::begin(&chassis, &papers, &app, powered, told).unwrap();
+    let cluster = &scenario.cluster;
+    let storage = chassis.module(4).unwrap();
+    let kept = |error: String| -> ! {
+        let kept = tempfile::Builder::new().prefix("consoles-").tempdir().unwrap().keep();
+        for module in chassis.modules() {
+            let journal =
+                module.run("journalctl -b -o short-monotonic --no-pager | tail -n 400", within(60.s()));
+            let file = kept.join(format!("{}.journal", module.name()));
+            std::fs::write(file, journal.unwrap_or_default()).unwrap();
+        }
+        panic!("{error}; journals are in {}", kept.display());
+    };
+    let exports = || storage.run("systemctl is-active spacecloud-storage", within(60.s())).is_ok();
+    if let Err(error) = wait_until("the storage module exports", boot_limit(), exports) {
+        kept(error.to_string());
+    }
+    push(chassis.module(1).unwrap().ground().registry, &dir.path().join("operator"), &app).unwrap();
+
+    cluster.apply(COUNTER).unwrap();
+    let started = |s: &Snapshot| counter(s).is_some_and(|i| i.phase == "ready");
+    if let Err(error) = cluster.wait_for("it is ready", boot_limit(), |_| {}, started) {
+        kept(error.to_string());
+    }
+    let first = ready(cluster, "it is ready", "");
+    let seen = goes_on(storage, 0, 1);
+
+    cluster.drain(&first, true).unwrap();
+    let second = ready(cluster, "drained, it is ready elsewhere", &first);
+    let seen = goes_on(storage, seen, 2);
+    cluster.drain(&first, false).unwrap();
+    let unused = chassis.module(first.trim_start_matches("module-").parse().unwrap()).unwrap();
+    let left = || unused.run("grep -c /run/spacecloud/chassis /proc/mounts", within(60.s())).is_err();
+    wait_until("the module that no longer needs it has unmounted it", within(120.s()), left).unwrap();
+
+    let lost = chassis.module(second.trim_start_matches("module-").parse().unwrap()).unwrap();
+    lost.isolate().unwrap();
+    ready(cluster, "its module is cut off, it is ready elsewhere", &second);
+    let seen = goes_on(storage, seen, 3);
+    let fenced = || lost.run("grep -c /run/spacecloud/chassis /proc/mounts", within(60.s())).is_err();
+    wait_until("the module that is cut off has let go of the storage", within(120.s()), fenced).unwrap();
+    lost.rejoin().unwrap();
+    let back = |s: &Snapshot| s.modules.iter().any(|m| m.name == second && m.state == "ready");
+    cluster.wait_for("it is back", boot_limit(), |_| {}, back).unwrap();
+    goes_on(storage, seen + 10, 3);
+
+    cluster.delete(vec!["counter".to_owned()]).unwrap();
+    cluster.wait_for("the app is gone", boot_limit(), |_| {}, |s| s.instances.is_empty()).unwrap();
+    assert!(!lines(storage).is_empty(), "its data is kept");
+    cluster.delete_volumes(vec!["data".to_owned()]).unwrap();
+    cluster.wait_for("the volume is gone", boot_limit(), |_| {}, |s| s.volumes.is_empty()).unwrap();
+    let left = storage.run("ls -A /var/lib/spacecloud/export", within(60.s())).unwrap();
+    assert_eq!(left.trim(), "", "{left}");
+}
