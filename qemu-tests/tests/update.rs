@@ -35,7 +35,7 @@ image = "registry.spacecloud:5000/demo/web:1"
 replicas = 3
 resources = { cpu = "50m", memory = "32MiB" }
 ports = [{ container = 8080, service = 80 }]
-health = { http = "/healthz", every = "5s" }
+health = { http = "/healthz", every = "5s", timeout = "30s" }
 grace = "2s"
 "#;
 
@@ -191,7 +191,7 @@ fn a_module_is_updated_while_its_apps_are_elsewhere_and_falls_back_by_itself() {
     all_ready("three modules are ready, module-2 from slot a");
     scenario::push(ports.registry, &papers_of, &demo).unwrap();
     cluster.apply(WEB).unwrap();
-    let whole = |s: &Snapshot| s.apps.iter().all(|app| app.ready == 3);
+    let whole = |s: &Snapshot| !s.apps.is_empty() && s.apps.iter().all(|app| app.ready == 3);
     cluster.wait_for("three replicas are ready", within(300.s()), |_| {}, |s| ready(s) && whole(s)).unwrap();
     let (served, on_two) = (cluster.clock(), cluster.now().instances.iter().any(|i| i.module == "module-2"));
     assert!(on_two, "{:#?}", cluster.now().instances);
@@ -254,6 +254,9 @@ fn a_module_is_updated_while_its_apps_are_elsewhere_and_falls_back_by_itself() {
     runs_from(module, "a");
     assert!(!module.run("cat /proc/cmdline", within(60.s())).unwrap().contains("1.0"));
     tell("the broken one runs from slot a, on trial");
+    // The flight image's runtime tests: while the trial takes its time on the module with the registry, later on this one.
+    cases::pass(chassis.module(1).unwrap(), 13);
+    tell("the flight image's runtime tests pass on module-1");
     runs_from(module, "b");
     tell("it fell back to slot b by itself");
     let (code, said) = ended(update);
@@ -276,8 +279,6 @@ fn a_module_is_updated_while_its_apps_are_elsewhere_and_falls_back_by_itself() {
     }
     tell("no app was ever below its replicas");
 
-    // The flight image's runtime tests: on a module in a slot, and on the one with the registry.
     cases::pass(module, 14);
-    cases::pass(chassis.module(1).unwrap(), 13);
-    tell("the flight image's runtime tests pass on both modules");
+    tell("and on module-2, which runs from a slot");
 }
