@@ -63,8 +63,10 @@ fn prepare(image: &Image, folder: &Path) -> (Slots, String) {
     // These are refused before their content matters.
     let small = folder.join("small");
     fs::create_dir(&small).unwrap();
+    // From where the kernel is packed already: RAUC makes no bundle of what packs into next to nothing.
+    let noise = &fs::read(folder.join("first/linux")).unwrap()[1 << 20..][..64 << 10];
     for name in ["rootfs.img", "linux", "initrd", "slot.env"] {
-        fs::write(small.join(name), vec![7; 64 << 10]).unwrap();
+        fs::write(small.join(name), noise).unwrap();
     }
     let small = SlotImage::in_folder(&small);
     slots::bundle(&small, "2.0", Some("another-board"), &keys, &to("foreign")).unwrap();
