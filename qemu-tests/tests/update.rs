@@ -86,7 +86,7 @@ fn prepare(image: &Image, folder: &Path) -> (Slots, String) {
 fn runs_from(module: &Module, slot: &str) {
     let what = format!("{} runs from slot {slot}", module.name());
     let expected = format!("rauc.slot={slot}");
-    wait_until(&what, within(600.s()), || {
+    wait_until(&what, within(15.mins()), || {
         // A reset ends QEMU; the board's power stays on.
         if matches!(module.status(), Power::Dead { .. }) {
             module.power_on().unwrap();
@@ -135,7 +135,7 @@ impl Operator {
 /// Waits for a command's end: its exit code, and what it said.
 fn ended(mut command: Child) -> (Option<i32>, String) {
     let mut status = None;
-    wait_until("spacectl has ended", within(600.s()), || {
+    wait_until("spacectl has ended", within(15.mins()), || {
         status = command.try_wait().unwrap();
         status.is_some()
     })
@@ -219,7 +219,7 @@ fn a_module_is_updated_while_its_apps_are_elsewhere_and_falls_back_by_itself() {
 
     // Power is cut in the middle of writing.
     let update = operator.start("module-2", "good");
-    wait_until("slot b is being written", within(400.s()), || {
+    wait_until("slot b is being written", within(15.mins()), || {
         let question =
             "awk '{ print $7 }' /sys/class/block/$(basename $(readlink /dev/spacecloud/root-b))/stat";
         let said = module.run(question, within(30.s())).unwrap_or_default();
