@@ -133,6 +133,8 @@ fuzz: host
 bench: programs
 	@$(SAY) "figures of this machine, beside their limits"
 	$(CARGO) run -q --locked -p spacesim -- demo
+	@$(SAY) "one module from power-on to ready, and the size of the twin's base"
+	$(CARGO) run -q --locked -p spacesim -- bench boot --runs 3
 	@$(SAY) "the planner: cost from 100 to 10,000 nodes, and contended tasks under multilevel beside spread"
 	$(CARGO) run -q --locked --release -p planner --example growth target/planner-growth.svg
 	$(CARGO) run -q --locked --release -p planner --example contention target/planner-contention.svg

@@ -2,6 +2,7 @@
 //!
 //! Each run has a chassis of its own: a cluster remembers who was lost lately, and would be more careful with each run.
 
+mod boot;
 mod peer;
 mod rig;
 
@@ -21,7 +22,11 @@ pub enum Figure {
     Drain,
     /// From the return of a module until the instances are balanced again
     Return,
+    /// From the power-on of one module until its agent is ready, and the size of the twin's base
+    Boot,
 }
+
+pub use boot::{Boot, boot, table as table_of_boot};
 
 /// How it is measured.
 #[derive(Debug, Clone)]

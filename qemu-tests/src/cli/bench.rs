@@ -52,6 +52,10 @@ impl Bench {
                 let figures = bench::drain(&options, &mut say)?;
                 self.print(&figures, || bench::table_of_drain(&figures, backplane))
             }
+            Figure::Boot => {
+                let figures = bench::boot(&options, &mut say)?;
+                self.print(&figures, || bench::table_of_boot(&figures, backplane))
+            }
             Figure::Return => {
                 let figures = bench::come_back(&options, &mut say)?;
                 self.print(&figures, || bench::table_of_return(&figures, backplane))
