@@ -52,6 +52,19 @@ impl Registries {
         Some(Self { first: numbers.next()?, followers: numbers.collect() })
     }
 
+    /// Of a registry that has others: each follows all of them, so that each can be healed by any.
+    fn configuration(&self, number: u16) -> Option<String> {
+        let all = || std::iter::once(self.first).chain(self.followers.iter().copied());
+        if self.followers.is_empty() || !all().any(|there| there == number) {
+            return None;
+        }
+        let replicas = all().filter(|other| *other != number).map(|other| {
+            let host = if other == self.first { REGISTRY_NAME.into() } else { format!("module-{other}") };
+            format!("\n[[replica]]\nurl = \"https://{host}:5000\"\n")
+        });
+        Some(std::iter::once(REGISTRY.to_owned()).chain(replicas).collect())
+    }
+
     fn mirrors(&self) -> String {
         let names: Vec<String> =
             self.followers.iter().map(|number| format!("\"module-{number}:5000\"")).collect();
@@ -113,9 +126,8 @@ impl Papers {
                 provision = self.registry(provision, slot.number)?;
             }
         }
-        if registries.followers.contains(&slot.number) {
-            let followed = format!("{REGISTRY}\n[[replica]]\nurl = \"https://{REGISTRY_NAME}:5000\"\n");
-            provision = provision.file("/etc/spacecloud/registry.toml", 0o644, followed);
+        if let Some(text) = registries.configuration(slot.number) {
+            provision = provision.file("/etc/spacecloud/registry.toml", 0o644, text);
         }
         if !registries.followers.is_empty() {
             provision = provision.file(&drop_in("15-mirrors"), 0o644, registries.mirrors());
@@ -191,6 +203,20 @@ mod tests {
         assert_eq!(plain, Registries { first: 1, followers: vec![2] });
         assert_eq!(plain.hosts(), HOSTS);
         assert_eq!(plain.mirrors(), "[agent]\nmirrors = [\"module-2:5000\"]\n");
+        let followed = |registries: &Registries, number| -> Option<Vec<String>> {
+            let text = registries.configuration(number)?;
+            let urls = text.lines().filter_map(|line| line.strip_prefix("url = "));
+            Some(urls.map(|url| url.trim_matches('"').to_owned()).collect())
+        };
+        assert_eq!(followed(&plain, 1).unwrap(), ["https://module-2:5000"]);
+        assert_eq!(followed(&plain, 2).unwrap(), ["https://registry.spacecloud:5000"]);
+        assert_eq!(followed(&plain, 3), None);
+        let three = Registries { first: 1, followers: vec![2, 3] };
+        assert_eq!(
+            followed(&three, 3).unwrap(),
+            ["https://registry.spacecloud:5000", "https://module-2:5000"]
+        );
+        assert_eq!(followed(&Registries { first: 1, followers: Vec::new() }, 1), None);
         let moved = chassis(&["'server', 'agent'", "'agent', 'registry'", "'agent', 'registry'"]).unwrap();
         assert_eq!(moved, Registries { first: 2, followers: vec![3] });
         let hosts = moved.hosts();

@@ -7,6 +7,11 @@ use registry::{
     serve::{self, ServeError},
 };
 use std::{error::Error, process::ExitCode, time::Duration};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 fn main() -> ExitCode {
     memory::share_one_heap();
@@ -17,13 +22,8 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
         }
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .without_time()
-        .init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).without_time();
+    tracing_subscriber::registry().with(lines).with(filter()).init();
     match arguments.order() {
         Ok(Order::Serve(settings)) => serve(*settings),
         Ok(Order::Fsck { root, repair }) => {
@@ -33,6 +33,13 @@ fn main() -> ExitCode {
         Ok(Order::Passwd { user }) => offline::passwd(&user).unwrap_or_else(|error| fail(&error, 1)),
         Err(error) => fail(&error, error.exit_code()),
     }
+}
+
+/// What is logged, by target and level. No more than that can be said: what picks lines by their fields brings
+/// regular expressions with it, and they take room.
+fn filter() -> Targets {
+    let wanted = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
+    wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
 }
 
 fn serve(settings: Settings) -> ExitCode {

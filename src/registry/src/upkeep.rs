@@ -14,7 +14,7 @@ use std::{
 };
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until},
 };
 
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
@@ -140,8 +140,8 @@ fn report(counts: &Counts, found: &Notify, read: &Scrubbed) {
     }
 }
 
-/// Brings damaged blobs back from peers: at once when the scrub has `found` one, and now and then those that no
-/// peer had or that were found before the start.
+/// Brings damaged blobs back from peers: at once when the scrub has `found` one or a peer is back, and now and then
+/// those that no peer had.
 pub(crate) async fn heal(store: Arc<Store>, peers: Arc<Peers>, counts: Arc<Counts>, found: Arc<Notify>) {
     if peers.is_empty() {
         return;
@@ -153,7 +153,11 @@ pub(crate) async fn heal(store: Arc<Store>, peers: Arc<Peers>, counts: Arc<Count
                 tracing::info!(blob = %digest, peer, "a damaged blob is back");
             }
         }
-        // Either way it is time to look.
-        let _ = timeout(ASK_AGAIN, found.notified()).await;
+        // Whichever comes first, it is time to look.
+        tokio::select! {
+            () = found.notified() => {}
+            () = peers.returned() => {}
+            () = sleep(ASK_AGAIN) => {}
+        }
     }
 }

@@ -205,17 +205,21 @@ fn raw(server: &mut Server) -> Figures {
             format!("/v2/raw/blobs/{digest}")
         }
     };
-    let cost = measure(server, || {
-        thread::scope(|scope| {
-            for _ in 0..16 {
-                let (server, path) = (&*server, &path);
-                scope.spawn(move || {
-                    let mut connection = server.connect();
-                    (0..GETS).for_each(|_| assert_eq!(connection.get(path), LAYER as u64));
-                });
-            }
+    let get = |server: &Server, at_once: usize| {
+        let cost = measure(server, || {
+            thread::scope(|scope| {
+                for _ in 0..at_once {
+                    let path = &path;
+                    scope.spawn(move || {
+                        let mut connection = server.connect();
+                        (0..GETS).for_each(|_| assert_eq!(connection.get(path), LAYER as u64));
+                    });
+                }
+            });
         });
-    });
-    let bytes = (16 * GETS * LAYER) as f64;
-    vec![("raw.rate", bytes / 1e6 / cost.seconds), ("raw.cpu", cost.cpu / (bytes / f64::from(1 << 30)))]
+        let bytes = (at_once * GETS * LAYER) as f64;
+        (bytes / 1e6 / cost.seconds, cost.cpu / (bytes / f64::from(1 << 30)))
+    };
+    let ((rate, cpu), (rate_4, cpu_4)) = (get(server, 16), get(server, 4));
+    vec![("raw.rate", rate), ("raw.cpu", cpu), ("raw-4.rate", rate_4), ("raw-4.cpu", cpu_4)]
 }

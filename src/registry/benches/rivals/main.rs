@@ -48,7 +48,7 @@ const fn limit(figure: &'static str, what: &'static str, ratio: f64, more: bool,
     Limit { figure, what, ratio, more, rival }
 }
 
-const LIMITS: [Limit; 23] = [
+const LIMITS: [Limit; 25] = [
     limit("push.rate", "push 5 x 40 MiB, MB/s", 1.0, true, Kind::Docker),
     limit("push.cpu", "  server CPU, ms per GiB", 0.5, false, Kind::Docker),
     limit("push.rss", "  peak RSS, MiB", 0.34, false, Kind::Docker),
@@ -72,6 +72,8 @@ const LIMITS: [Limit; 23] = [
     limit("start.rss", "idle RSS, MiB", 1.0, false, Kind::Docker),
     limit("raw.rate", "16 raw GETs of 40 MiB blobs, MB/s; beside nginx", 0.9, true, Kind::Nginx),
     limit("raw.cpu", "  server CPU, ms per GiB", 1.1, false, Kind::Nginx),
+    limit("raw-4.rate", "4 raw GETs of 40 MiB blobs, MB/s; beside nginx", 0.9, true, Kind::Nginx),
+    limit("raw-4.cpu", "  server CPU, ms per GiB", 1.1, false, Kind::Nginx),
 ];
 
 /// Limits that no rival sets.

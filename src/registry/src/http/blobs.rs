@@ -46,7 +46,7 @@ pub(super) async fn get(service: &Shared, name: Repository, digest: Digest, aske
     let store = service.store.clone();
     let (to, wanted) = (name.clone(), digest.clone());
     let Some((file, size)) = blocking(move || store.open_blob(&to, &wanted)).await? else {
-        let found = service.peers.pass_on(&asked.head).await;
+        let found = service.peers.pass_on(&asked.head, None).await;
         return found.ok_or_else(|| unknown(&name, &digest));
     };
     // With If-Range a part is wanted only of the content it names.

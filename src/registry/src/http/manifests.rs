@@ -4,6 +4,7 @@ use super::{Answer, Asked, CONTENT_DIGEST, Code, Refusal, Shared, bare, blocking
 use crate::{
     audit::Act,
     name::{Reference, Repository, Tag},
+    peer::{CHANGED, PASSED_ON},
     store::Put,
 };
 use axum::{
@@ -30,14 +31,25 @@ fn unknown(name: &Repository, reference: &Reference) -> Refusal {
 pub(super) async fn get(service: &Shared, name: Repository, reference: Reference, asked: &Asked) -> Answer {
     let store = service.store.clone();
     let (from, wanted) = (name.clone(), reference.clone());
-    let Some(manifest) = blocking(move || store.manifest(&from, &wanted)).await? else {
-        let found = service.peers.pass_on(&asked.head).await;
+    let asks_peer = asked.head.headers.contains_key(&PASSED_ON);
+    let read = move || {
+        // Before the content: what changes in between is then told again, and later.
+        let before = if asks_peer { store.version(&from, &wanted.to_string())? } else { None };
+        let manifest = store.manifest(&from, &wanted)?;
+        let version = if manifest.is_none() { store.version(&from, &wanted.to_string())? } else { before };
+        Ok((manifest, version))
+    };
+    let (manifest, version) = blocking(read).await?;
+    let Some(manifest) = manifest else {
+        let deleted = version.and_then(|(at, digest)| digest.is_none().then_some(at));
+        let found = service.peers.pass_on(&asked.head, deleted).await;
         if found.is_some() {
             service.peers.fetch(name, reference);
             return found.ok_or_else(|| Refusal::not_found(Code::ManifestUnknown, "gone"));
         }
         return Err(unknown(&name, &reference));
     };
+    let changed = version.map(|(at, _)| (CHANGED, at.to_string()));
     let headers = [
         (header::CONTENT_TYPE, manifest.media_type),
         (header::CONTENT_LENGTH, manifest.content.len().to_string()),
@@ -46,7 +58,7 @@ pub(super) async fn get(service: &Shared, name: Repository, reference: Reference
     ];
     let only_head = asked.head.method == Method::HEAD;
     let body = if only_head { Body::empty() } else { Body::from(manifest.content) };
-    Ok(with_body(StatusCode::OK, headers, body))
+    Ok(with_body(StatusCode::OK, headers.into_iter().chain(changed), body))
 }
 
 async fn read(body: Body) -> Result<Vec<u8>, Refusal> {

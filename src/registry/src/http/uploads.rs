@@ -7,22 +7,22 @@ use crate::{
     digest::{Algorithm, Digest},
     name::{Repository, UploadId},
     range,
-    store::{Commit, Session, Store, StoreError},
+    store::{Commit, Session, Store},
 };
 use axum::{
     body::{Body, BodyDataStream},
     http::{HeaderName, StatusCode, header},
 };
+use bytes::Bytes;
 use futures_util::StreamExt;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{Mutex, OwnedMutexGuard},
-    task::{JoinHandle, spawn_blocking},
     time::timeout,
 };
 
 const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
-/// How much is collected before it is written; as much again comes in meanwhile.
+/// How much is collected before it is written. What comes in meanwhile waits in the kernel's buffer.
 const BATCH: usize = 128 << 10;
 /// A request whose client is gone ends within this time; one that is alive keeps the upload.
 const BUSY: Duration = Duration::from_secs(10);
@@ -231,8 +231,8 @@ impl Broken {
     }
 }
 
-/// Appends a request's body: one batch is written while the next one comes in. What was written before a
-/// connection broke stays, and the client asks how much that is.
+/// Appends a request's body, batch by batch. What was written before a connection broke stays, and the client asks
+/// how much that is.
 async fn receive(service: &Shared, session: Held, body: Body) -> Result<Held, Broken> {
     let mut frames = body.into_data_stream();
     let received = append(service, session, &mut frames).await;
@@ -242,8 +242,7 @@ async fn receive(service: &Shared, session: Held, body: Body) -> Result<Held, Br
     received
 }
 
-async fn append(service: &Shared, session: Held, frames: &mut BodyDataStream) -> Result<Held, Broken> {
-    let mut writing = write(&service.store, session, Vec::new());
+async fn append(service: &Shared, mut session: Held, frames: &mut BodyDataStream) -> Result<Held, Broken> {
     let (mut batch, mut size) = (Vec::new(), 0);
     let mut broken = None;
     loop {
@@ -264,12 +263,13 @@ async fn append(service: &Shared, session: Held, frames: &mut BodyDataStream) ->
             }
         }
         if size >= BATCH {
-            let session = written(writing).await?;
-            writing = write(&service.store, session, std::mem::take(&mut batch));
+            session = write(&service.store, session, std::mem::take(&mut batch)).await?;
             size = 0;
         }
     }
-    let session = written(write(&service.store, written(writing).await?, batch)).await?;
+    if !batch.is_empty() {
+        session = write(&service.store, session, batch).await?;
+    }
     match broken {
         None => Ok(session),
         Some(why) => {
@@ -280,13 +280,9 @@ async fn append(service: &Shared, session: Held, frames: &mut BodyDataStream) ->
 
 /// The guard goes along: whatever becomes of the request, nobody else appends before this is written. What
 /// does not fit leaves nothing behind.
-fn write(
-    store: &Arc<Store>,
-    mut session: Held,
-    batch: Vec<bytes::Bytes>,
-) -> JoinHandle<Result<Held, StoreError>> {
+async fn write(store: &Arc<Store>, mut session: Held, batch: Vec<Bytes>) -> Result<Held, Refusal> {
     let store = store.clone();
-    spawn_blocking(move || match session.append(&batch) {
+    blocking(move || match session.append(&batch) {
         Err(error) if error.is_full() => {
             store.cancel_upload(session)?;
             Err(error)
@@ -294,13 +290,7 @@ fn write(
         Err(error) => Err(error),
         Ok(()) => Ok(session),
     })
-}
-
-async fn written(writing: JoinHandle<Result<Held, StoreError>>) -> Result<Held, Refusal> {
-    match writing.await {
-        Ok(result) => Ok(result?),
-        Err(error) => Err(Refusal::internal(&error)),
-    }
+    .await
 }
 
 async fn commit(service: &Shared, name: Repository, session: Held, digest: Digest, asked: &Asked) -> Answer {

@@ -44,7 +44,8 @@ async fn on_disk<T: Send + 'static, E: std::error::Error + Send + 'static>(
     }
 }
 
-/// Copies what a reference leads to there; false when it leads nowhere. A tag is set here too, as of `stamp`.
+/// Copies what a reference leads to there; false when it leads nowhere, or was deleted here since. A tag is set
+/// here too, as of the time that the peer says or else `stamp`.
 pub(super) async fn image(
     peers: &Peers,
     peer: &Peer,
@@ -69,6 +70,15 @@ async fn manifest(
     let Some((answer, content)) = peer.client.get(&path, headers, ANSWER).await? else { return Ok(false) };
     let wrong =
         |reason: String| PeerError::Content { url: peer.client.url().to_owned(), path: path.clone(), reason };
+    // Never as of now: what is copied is no change, and must not win over one that happens meanwhile.
+    let stamp = super::changed(&answer).or(stamp);
+    if let (Some(stamp), 0) = (stamp, depth) {
+        let (store, to, name) = (peers.store.clone(), repository.clone(), reference.to_string());
+        let known = on_disk(peer, move || store.version(&to, &name)).await?;
+        if known.is_some_and(|(since, digest)| digest.is_none() && since >= stamp) {
+            return Ok(false);
+        }
+    }
     let media_type = answer.get(header::CONTENT_TYPE).and_then(|text| text.to_str().ok()).map(str::to_owned);
     let needs = Document::parse(&content)
         .and_then(|document| document.needs())

@@ -109,15 +109,20 @@ async fn apply(peers: &Arc<Peers>, peer: &Peer, change: &Change) -> Result<(), P
         return Ok(());
     };
     let (from, what, stamp) = (repository.clone(), change.reference.clone(), change.stamp);
-    let known = on_disk(peers, peer, move |store| store.last_stamp(&from, &what)).await?;
-    if known.is_some_and(|known| known >= stamp) {
+    let known = on_disk(peers, peer, move |store| store.version(&from, &what)).await?;
+    if known.is_some_and(|known| known >= (stamp, change.digest.clone())) {
         return Ok(());
     }
     if change.digest.is_none() {
-        let (from, what) = (repository.clone(), reference.clone());
-        let removed =
-            on_disk(peers, peer, move |store| store.delete_manifest(&from, &what, Some(stamp))).await?;
-        if removed {
+        let (from, what, name) = (repository.clone(), reference.clone(), change.reference.clone());
+        let remove = move |store: &crate::store::Store| {
+            let removed = store.delete_manifest(&from, &what, Some(stamp))?;
+            if !removed {
+                store.note_deleted(&from, &name, stamp);
+            }
+            Ok(removed)
+        };
+        if on_disk(peers, peer, remove).await? {
             tracing::info!(peer = peer.url, %repository, %reference, "deleted, as there");
         }
         return Ok(());

@@ -11,8 +11,10 @@
 //!     │ N+1 noted, asked again ───────────────────►
 //! ```
 //!
-//! Registries may follow each other: a change bears the time at which the first of them saw it, the later one of
-//! two wins, and what is already here is not a change. There are no majorities: whoever can be reached serves.
+//! Registries may follow each other, two or many: a change bears the time at which the first of them saw it, the
+//! later one of two wins, and what is already here is not a change, so each change goes around once. A deletion is
+//! a change like others and is noted also where nothing was to be deleted: whoever hears later of an earlier push
+//! leaves it alone. There are no majorities: whoever can be reached serves.
 
 mod client;
 mod copy;
@@ -41,12 +43,18 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::task::JoinSet;
+use tokio::{sync::Notify, task::JoinSet};
 
 /// A request that a registry passes on bears this: it is not passed on again.
-const PASSED_ON: HeaderName = HeaderName::from_static("space-registry-passed-on");
+pub(crate) const PASSED_ON: HeaderName = HeaderName::from_static("space-registry-passed-on");
+/// In answers with a manifest to such a request: when the reference last changed, in milliseconds since 1970.
+pub(crate) const CHANGED: HeaderName = HeaderName::from_static("space-registry-changed");
 /// A peer that did not answer is not asked again for this long, so that a pull does not wait for it twice.
 const LET_ALONE: Duration = Duration::from_secs(5);
+
+fn changed(headers: &HeaderMap) -> Option<i64> {
+    headers.get(&CHANGED)?.to_str().ok()?.parse().ok()
+}
 
 /// One of them.
 #[derive(Debug)]
@@ -57,6 +65,8 @@ pub(crate) struct Peer {
     lost: AtomicBool,
     /// When it could last not be reached at all.
     unreached: Mutex<Option<Instant>>,
+    /// Told when it answers again.
+    returned: Arc<Notify>,
 }
 
 /// All of them.
@@ -67,6 +77,8 @@ pub(crate) struct Peers {
     copied: AtomicU64,
     /// What is being fetched because somebody asked for it.
     fetching: Mutex<HashSet<(Repository, String)>>,
+    /// Told when one of them answers again.
+    returned: Arc<Notify>,
 }
 
 impl Peer {
@@ -81,7 +93,10 @@ impl Peer {
         *self.unreached.lock().unwrap_or_else(PoisonError::into_inner) = unreached.then(Instant::now);
         let was_lost = self.lost.swap(error.is_some(), Ordering::Relaxed);
         match error {
-            None if was_lost => tracing::info!(peer = self.url, "peer answers again"),
+            None if was_lost => {
+                tracing::info!(peer = self.url, "peer answers again");
+                self.returned.notify_one();
+            }
             Some(error) if !was_lost => {
                 tracing::warn!(peer = self.url, error = crate::serve::chain(error), "peer does not answer");
             }
@@ -100,13 +115,14 @@ impl Peers {
         replicas: &[Replica],
         own: Option<&Path>,
     ) -> Result<Self, PeerError> {
-        let mut all = Vec::new();
+        let (mut all, returned) = (Vec::new(), Arc::new(Notify::new()));
         for replica in replicas {
             let client = Client::new(replica, own)?;
             let (lost, unreached) = (AtomicBool::new(false), Mutex::default());
-            all.push(Arc::new(Peer { client, url: replica.url.clone(), lost, unreached }));
+            let (url, returned) = (replica.url.clone(), returned.clone());
+            all.push(Arc::new(Peer { client, url, lost, unreached, returned }));
         }
-        Ok(Self { all, store, copied: AtomicU64::new(0), fetching: Mutex::default() })
+        Ok(Self { all, store, copied: AtomicU64::new(0), fetching: Mutex::default(), returned })
     }
 
     /// Follows each of them for as long as the answer lives.
@@ -123,6 +139,11 @@ impl Peers {
         self.all.is_empty()
     }
 
+    /// Waits until one that did not answer does so again.
+    pub(crate) async fn returned(&self) {
+        self.returned.notified().await;
+    }
+
     /// How many are reached and how many are not.
     pub(crate) fn state(&self) -> (u64, u64) {
         let lost = self.all.iter().filter(|peer| peer.lost.load(Ordering::Relaxed));
@@ -135,8 +156,9 @@ impl Peers {
         self.copied.load(Ordering::Relaxed)
     }
 
-    /// Asks the others for what is not here; None when nobody has it.
-    pub(crate) async fn pass_on(&self, head: &Parts) -> Option<Response> {
+    /// Asks the others for what is not here; None when nobody has it. What was deleted here, at `deleted`, counts
+    /// only if it was put anew there since.
+    pub(crate) async fn pass_on(&self, head: &Parts, deleted: Option<i64>) -> Option<Response> {
         if head.headers.contains_key(PASSED_ON) {
             return None;
         }
@@ -153,11 +175,13 @@ impl Peers {
             peer.heard(asked.as_ref().err());
             if let Ok(answer) = asked
                 && matches!(answer.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT)
+                && deleted.is_none_or(|at| changed(answer.headers()).is_some_and(|put| put > at))
             {
                 tracing::info!(peer = peer.url, path, "passed on");
                 let (mut parts, body) = answer.into_parts();
                 parts.headers.remove(header::CONNECTION);
                 parts.headers.remove(header::TRANSFER_ENCODING);
+                parts.headers.remove(&CHANGED);
                 return Some(Response::from_parts(parts, Body::new(body)));
             }
         }

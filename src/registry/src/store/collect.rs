@@ -115,7 +115,11 @@ impl Store {
                 None => {}
                 Some(Ok(())) => {
                     collected.manifests += 1;
-                    self.note_removal(repository, &digest.to_string(), None);
+                    let name = digest.to_string();
+                    // As of the moment after its last change: whoever has put it at a peer since then wants it.
+                    let known = self.index.version(repository, &name)?;
+                    let stamp = known.map(|(stamp, _)| stamp.saturating_add(1));
+                    self.note_removal(repository, &name, stamp);
                     self.announce();
                 }
                 Some(Err(error)) if is_absent(&error) => {}

@@ -8,7 +8,7 @@ mod changes;
 mod rebuild;
 mod shares;
 
-pub(crate) use changes::{Change, Feed};
+pub(crate) use changes::{Change, Feed, Version};
 pub(super) use rebuild::Snapshot;
 
 use super::{Result, StoreError};
@@ -210,11 +210,6 @@ impl Index {
     /// Some of the repositories that hold a blob.
     pub(super) fn holders(&self, digest: &Digest) -> Result<Vec<Repository>> {
         self.some("SELECT repository FROM link WHERE digest = ? ORDER BY repository LIMIT 32", digest)
-    }
-
-    /// Some of the repositories that hold a manifest.
-    pub(super) fn manifest_holders(&self, digest: &Digest) -> Result<Vec<Repository>> {
-        self.some("SELECT repository FROM manifest WHERE digest = ? ORDER BY repository LIMIT 32", digest)
     }
 
     fn some(&self, query: &str, digest: &Digest) -> Result<Vec<Repository>> {

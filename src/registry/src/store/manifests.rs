@@ -1,6 +1,8 @@
 //! Manifests and tags.
 
-use super::{Document, Result, Store, StoreError, durable::NewFile, if_present, index::Entry, remove};
+use super::{
+    Document, Result, Store, StoreError, Version, durable::NewFile, if_present, index::Entry, remove,
+};
 use crate::{
     digest::{Algorithm, Digest},
     name::{Reference, Repository, Tag},
@@ -168,7 +170,7 @@ impl Store {
         if is_new {
             self.admit(entry.size)?;
         }
-        let now = put.stamp.unwrap_or_else(|| milliseconds(SystemTime::now()));
+        let now = self.stamp(repository, &text, put.stamp)?;
         let mut first = vec![
             NewFile { to: content, content: put.content, time: None },
             NewFile {
@@ -180,9 +182,12 @@ impl Store {
         let mut second = Vec::new();
         for tag in tags {
             let to = self.tag_link(repository, tag);
-            let known = self.index.stamp(repository, tag.as_str())?;
-            // A later change bears a later time, whatever the clock says.
-            let stamp = put.stamp.unwrap_or_else(|| now.max(known.unwrap_or_default().saturating_add(1)));
+            let stamp = self.stamp(repository, tag.as_str(), put.stamp)?;
+            let known = self.index.version(repository, tag.as_str())?;
+            if known.is_some_and(|known| known > (stamp, Some(text.clone()))) {
+                // It comes from a peer, and somebody has moved the tag here while it was copied.
+                continue;
+            }
             // A tag that leads elsewhere moves only when its manifest is safe. A new one has nothing to lose.
             let files = if to.exists() { &mut second } else { &mut first };
             files.push(NewFile { to, content: text.as_bytes(), time: Some(time_of(stamp)) });
@@ -260,16 +265,31 @@ impl Store {
     }
 
     pub(super) fn note_removal(&self, repository: &Repository, reference: &str, stamp: Option<i64>) {
-        let noted = self.index.stamp(repository, reference).and_then(|known| {
-            let now = milliseconds(SystemTime::now()).max(known.unwrap_or_default().saturating_add(1));
-            self.index.remove(repository, reference, stamp.unwrap_or(now))
-        });
+        let noted = self
+            .stamp(repository, reference, stamp)
+            .and_then(|stamp| self.index.remove(repository, reference, stamp));
         self.noted(noted);
     }
 
-    /// When a tag or manifest last changed, also if it was deleted then.
-    pub(crate) fn last_stamp(&self, repository: &Repository, reference: &str) -> Result<Option<i64>> {
-        self.index.stamp(repository, reference)
+    /// The time of a change, unless a peer has `given` it: a later one bears a later time, whatever the clock says.
+    fn stamp(&self, repository: &Repository, reference: &str, given: Option<i64>) -> Result<i64> {
+        if let Some(stamp) = given {
+            return Ok(stamp);
+        }
+        let known = self.index.version(repository, reference)?;
+        let after = known.map_or(0, |(stamp, _)| stamp.saturating_add(1));
+        Ok(milliseconds(SystemTime::now()).max(after))
+    }
+
+    /// Notes that something was deleted at a peer which never was here, so that nobody brings it later.
+    pub(crate) fn note_deleted(&self, repository: &Repository, reference: &str, stamp: i64) {
+        self.note_removal(repository, reference, Some(stamp));
+        self.announce();
+    }
+
+    /// The last change of a tag or manifest, also if that was its deletion.
+    pub(crate) fn version(&self, repository: &Repository, reference: &str) -> Result<Option<Version>> {
+        self.index.version(repository, reference)
     }
 
     /// A repository's tags in order, at most `n` after `last`; None when there is no such repository.

@@ -28,7 +28,7 @@ mod walk;
 pub(crate) use check::{Findings, check};
 pub(crate) use collect::{Collected, Keep};
 pub(crate) use documents::Document;
-pub(crate) use index::{Change, Feed};
+pub(crate) use index::{Change, Feed, Version};
 pub(crate) use manifests::{Put, PutError};
 pub(crate) use scrub::{Need, Scrubbed, Verdict};
 pub(crate) use space::Limits;

@@ -130,10 +130,17 @@ impl Store {
     pub(crate) fn lacking(&self) -> Result<Vec<(Digest, Vec<Need>)>> {
         let names = super::entries(&self.root.join("quarantine"))?;
         let damaged: BTreeSet<Digest> = names.iter().filter_map(|name| digest_of(name)).collect();
+        if damaged.is_empty() {
+            return Ok(Vec::new());
+        }
+        let repositories = walk::repositories(&self.root)?;
         let mut lacking = Vec::new();
         for digest in damaged.into_iter().filter(|digest| !self.blob_path(digest).is_file()) {
             let blobs = self.index.holders(&digest)?.into_iter().map(Need::Blob);
-            let manifests = self.index.manifest_holders(&digest)?.into_iter().map(Need::Manifest);
+            // By the files: an index that was made anew since does not know a manifest without content.
+            let has_link = |repository: &&Repository| self.manifest_link(repository, &digest).is_file();
+            let all = repositories.iter().map(|(repository, _)| repository);
+            let manifests = all.filter(has_link).cloned().map(Need::Manifest);
             let needs: Vec<Need> = manifests.chain(blobs).collect();
             if !needs.is_empty() {
                 lacking.push((digest, needs));

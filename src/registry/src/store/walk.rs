@@ -98,17 +98,23 @@ pub(super) fn snapshot(root: &Path) -> Result<Snapshot> {
         }
         for digest in digests(&directory.join("_manifests"))? {
             let path = blob_path(root, &digest);
-            let Some(content) = if_present(fs::read(&path), "read", &path)? else { continue };
             let link = directory.join("_manifests").join(digest.algorithm().name()).join(digest.hex());
             let Some(media_type) = if_present(fs::read_to_string(&link), "read", &link)? else { continue };
             let written = fs::metadata(&link).and_then(|found| found.modified());
+            let stamp = milliseconds(written.unwrap_or(SystemTime::UNIX_EPOCH));
+            let Some(content) = if_present(fs::read(&path), "read", &path)? else {
+                snapshot.lost.push((repository.clone(), digest, stamp));
+                continue;
+            };
             let size = u64::try_from(content.len()).unwrap_or(u64::MAX);
-            match Document::parse(&content).and_then(|document| document.entry(digest, media_type, size)) {
-                Ok(entry) => {
-                    let stamp = milliseconds(written.unwrap_or(SystemTime::UNIX_EPOCH));
-                    snapshot.manifests.push((repository.clone(), entry, stamp));
+            match Document::parse(&content)
+                .and_then(|document| document.entry(digest.clone(), media_type, size))
+            {
+                Ok(entry) => snapshot.manifests.push((repository.clone(), entry, stamp)),
+                Err(error) => {
+                    tracing::warn!(manifest = %path.display(), %error, "not a manifest any more");
+                    snapshot.lost.push((repository.clone(), digest, stamp));
                 }
-                Err(error) => tracing::warn!(manifest = %path.display(), %error, "not a manifest any more"),
             }
         }
         for (tag, digest, stamp) in tags(&directory)? {

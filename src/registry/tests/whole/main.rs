@@ -6,6 +6,7 @@ mod access;
 mod bad_input;
 mod clients;
 mod crash;
+mod mutual;
 mod peers;
 mod spec;
 #[path = "../support/mod.rs"]

@@ -14,11 +14,11 @@ use std::{
 };
 use tempfile::{TempDir, tempdir};
 
-fn following(port: u16) -> String {
+pub fn following(port: u16) -> String {
     format!("[[replica]]\nurl = \"http://127.0.0.1:{port}\"\n")
 }
 
-fn there(registry: &Registry, path: &str) {
+pub fn there(registry: &Registry, path: &str) {
     let hop = || {
         // Only what is really here counts, not what would be passed on.
         let answer = client().get(&registry.url(path)).header("space-registry-passed-on", "1").call();
@@ -150,7 +150,7 @@ fn a_pull_of_something_missing_is_fetched_through() {
     assert_eq!(second.status(&format!("/v2/a/blobs/{}", sha256(b"nobody has this"))), 404);
 }
 
-fn damage(root: &Path, digest: &str) -> PathBuf {
+pub fn damage(root: &Path, digest: &str) -> PathBuf {
     let path = blob_file(root, digest);
     let mut content = fs::read(&path).unwrap();
     content[0] ^= 4;
@@ -195,14 +195,14 @@ fn what_the_scrub_puts_aside_comes_back_from_a_peer() {
 }
 
 /// A cable that is cut after so many bytes of each connection's answers, until it is mended.
-struct Relay {
-    port: u16,
+pub struct Relay {
+    pub port: u16,
     limit: Arc<AtomicU64>,
 }
 
 impl Relay {
     /// `deaf`: nothing about changes gets through.
-    fn start(to: u16, limit: u64, deaf: bool) -> Self {
+    pub fn start(to: u16, limit: u64, deaf: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let limit = Arc::new(AtomicU64::new(limit));

@@ -5,7 +5,7 @@ use crate::{
     digest::Digest,
     name::{Repository, Tag},
 };
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 /// One step of a registry's history. Only the last one of each tag and manifest is kept.
@@ -30,6 +30,10 @@ pub(crate) struct Feed {
     pub(crate) changes: Vec<Change>,
 }
 
+/// When a tag or manifest last changed, in milliseconds since 1970, and to what. Of two the greater one counts,
+/// wherever they are compared: the later, then what is there before what is deleted, then the digest.
+pub(crate) type Version = (i64, Option<String>);
+
 fn record(
     transaction: &Transaction<'_>,
     repository: &Repository,
@@ -43,6 +47,17 @@ fn record(
         )?
         .execute(params![repository.as_str(), reference, digest, stamp])?;
     Ok(())
+}
+
+fn version(
+    connection: &Connection,
+    repository: &Repository,
+    reference: &str,
+) -> rusqlite::Result<Option<Version>> {
+    connection
+        .prepare_cached("SELECT stamp, digest FROM change WHERE repository = ? AND reference = ?")?
+        .query_row(params![repository.as_str(), reference], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()
 }
 
 pub(super) fn insert_manifest(
@@ -77,11 +92,11 @@ impl Index {
         let digest = entry.digest.to_string();
         let write = |connection: &mut rusqlite::Connection| {
             let transaction = connection.transaction()?;
-            let known: bool = transaction
-                .prepare_cached("SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ? AND digest = ?)")?
-                .query_row(params![repository.as_str(), digest], |row| row.get(0))?;
+            let known = version(&transaction, repository, &digest)?;
             insert_manifest(&transaction, repository, entry)?;
-            if !known {
+            // Also when it was here: whoever deleted it elsewhere before must not win over who puts it now.
+            let new = (stamp, Some(digest.clone()));
+            if known.is_none_or(|known| known < new) {
                 record(&transaction, repository, &digest, Some(&digest), stamp)?;
             }
             for (tag, digest, stamp) in tags {
@@ -115,14 +130,13 @@ impl Index {
         write(&mut connection).map_err(self.failed())
     }
 
-    /// When a tag or manifest last changed; None when it never did.
-    pub(in crate::store) fn stamp(&self, repository: &Repository, reference: &str) -> Result<Option<i64>> {
-        self.lock()
-            .prepare_cached("SELECT stamp FROM change WHERE repository = ? AND reference = ?")
-            .and_then(|mut statement| {
-                statement.query_row(params![repository.as_str(), reference], |row| row.get(0)).optional()
-            })
-            .map_err(self.failed())
+    /// The last change of a tag or manifest; None when it never did.
+    pub(in crate::store) fn version(
+        &self,
+        repository: &Repository,
+        reference: &str,
+    ) -> Result<Option<Version>> {
+        version(&self.lock(), repository, reference).map_err(self.failed())
     }
 
     /// The changes after `after`, at most `most`.

@@ -15,6 +15,8 @@ pub(in crate::store) struct Snapshot {
     /// With the time of the manifest's file, in milliseconds.
     pub(in crate::store) manifests: Vec<(Repository, Entry, i64)>,
     pub(in crate::store) tags: Vec<(Repository, Tag, Digest, i64)>,
+    /// Manifests whose content is damaged or gone, with the time of their files. Nobody has deleted them.
+    pub(in crate::store) lost: Vec<(Repository, Digest, i64)>,
 }
 
 /// What happened while nobody wrote it down: new or moved references, and those that are gone.
@@ -69,11 +71,11 @@ fn write(connection: &mut Connection, snapshot: &Snapshot) -> rusqlite::Result<(
     }
     for (repository, entry, stamp) in &snapshot.manifests {
         insert_manifest(&transaction, repository, entry)?;
-        transaction.prepare_cached("INSERT INTO seen VALUES (?, ?, ?)")?.execute(params![
-            repository.as_str(),
-            entry.digest.to_string(),
-            stamp
-        ])?;
+        see(&transaction, repository, &entry.digest, *stamp)?;
+    }
+    for (repository, digest, stamp) in &snapshot.lost {
+        // Followers must not take the damage for a deletion: they have what heals it.
+        see(&transaction, repository, digest, *stamp)?;
     }
     for (repository, tag, digest, stamp) in &snapshot.tags {
         transaction.prepare_cached("INSERT OR REPLACE INTO tag VALUES (?, ?, ?, ?)")?.execute(params![
@@ -86,6 +88,20 @@ fn write(connection: &mut Connection, snapshot: &Snapshot) -> rusqlite::Result<(
     transaction.execute_batch(CATCH_UP)?;
     transaction.execute_batch("DROP TABLE seen")?;
     transaction.commit()
+}
+
+fn see(
+    connection: &Connection,
+    repository: &Repository,
+    digest: &Digest,
+    stamp: i64,
+) -> rusqlite::Result<()> {
+    connection.prepare_cached("INSERT INTO seen VALUES (?, ?, ?)")?.execute(params![
+        repository.as_str(),
+        digest.to_string(),
+        stamp
+    ])?;
+    Ok(())
 }
 
 fn compare(connection: &Connection, snapshot: &Snapshot) -> rusqlite::Result<usize> {
