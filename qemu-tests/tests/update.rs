@@ -82,11 +82,15 @@ fn prepare(image: &Image, folder: &Path) -> (Slots, String) {
     (Slots { disk, variables, extra: vec![] }, keys.authority().unwrap())
 }
 
-/// Waits until a module has booted from a slot and is in the cluster.
-fn runs_from(module: &Module, slot: &str) {
+/// Waits until a module has booted from a slot, or the update that leads there has been given up.
+fn runs_from(module: &Module, slot: &str, mut update: Option<&mut Child>) {
     let what = format!("{} runs from slot {slot}", module.name());
     let expected = format!("rauc.slot={slot}");
     wait_until(&what, within(15.mins()), || {
+        if let Some(update) = update.as_deref_mut() {
+            let gave_up = update.try_wait().unwrap().is_some_and(|status| !status.success());
+            assert!(!gave_up, "{}", said(update));
+        }
         // A reset ends QEMU; the board's power stays on.
         if matches!(module.status(), Power::Dead { .. }) {
             module.power_on().unwrap();
@@ -228,7 +232,7 @@ fn a_module_is_updated_while_its_apps_are_elsewhere_and_falls_back_by_itself() {
     .unwrap();
     module.power_cycle().unwrap();
     tell("power is cut while slot b is written");
-    runs_from(module, "a");
+    runs_from(module, "a", None);
     assert_eq!(state(module), "slot a: spacecloud 1.0 in slot a, tries left: proven\nslot b: not bootable");
     let (code, said) = ended(update);
     assert!(
@@ -237,8 +241,8 @@ fn a_module_is_updated_while_its_apps_are_elsewhere_and_falls_back_by_itself() {
     );
     all_ready("the power cut leaves slot a, which boots; spacectl says so");
 
-    let update = operator.start("module-2", "good");
-    runs_from(module, "b");
+    let mut update = operator.start("module-2", "good");
+    runs_from(module, "b", Some(&mut update));
     tell("it runs from slot b, on trial");
     let (code, said) = ended(update);
     assert!(code == Some(0) && said.contains("module-2 updated from 1.0 to 2.0"), "{said}");
@@ -252,14 +256,14 @@ fn a_module_is_updated_while_its_apps_are_elsewhere_and_falls_back_by_itself() {
     assert_eq!((root.slot.as_str(), root.version.as_str(), root.proven), ("b", "2.0", true));
     all_ready("slot b has proven good: the agent is in the cluster");
 
-    let update = operator.start("module-2", "broken");
-    runs_from(module, "a");
+    let mut update = operator.start("module-2", "broken");
+    runs_from(module, "a", Some(&mut update));
     assert!(!module.run("cat /proc/cmdline", within(60.s())).unwrap().contains("1.0"));
     tell("the broken one runs from slot a, on trial");
     // The flight image's runtime tests: while the trial takes its time on the module with the registry, later on this one.
     cases::pass(chassis.module(1).unwrap(), 13);
     tell("the flight image's runtime tests pass on module-1");
-    runs_from(module, "b");
+    runs_from(module, "b", None);
     tell("it fell back to slot b by itself");
     let (code, said) = ended(update);
     let words = "module-2: slot a did not prove good; the module fell back to slot b by itself; it runs 2.0 from slot b";
