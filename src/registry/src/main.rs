@@ -43,10 +43,11 @@ fn filter() -> Targets {
 }
 
 fn serve(settings: Settings) -> ExitCode {
-    // One thread for the network, some for files: a registry waits for disks, it does not compute.
+    // One thread for the network, some for files: a registry waits for disks, it does not compute. Each that has
+    // ever been needed keeps some memory, and as many as may be are needed at once now and then.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(32)
+        .max_blocking_threads(16)
         .thread_stack_size(256 << 10)
         .build();
     let runtime = match runtime {
