@@ -2,6 +2,7 @@
 //!
 //! Each run has a chassis of its own: a cluster remembers who was lost lately, and would be more careful with each run.
 
+mod boot;
 mod peer;
 mod rig;
 
@@ -19,9 +20,15 @@ pub enum Figure {
     Failover,
     /// A client that calls a service without pause while a module is drained and used again
     Drain,
+    /// A client that calls a service without pause while its app is updated, instance by instance
+    Update,
     /// From the return of a module until the instances are balanced again
     Return,
+    /// From the power-on of one module until its agent is ready, and the size of the twin's base
+    Boot,
 }
+
+pub use boot::{Boot, boot, table as table_of_boot};
 
 /// How it is measured.
 #[derive(Debug, Clone)]
@@ -83,10 +90,10 @@ pub struct Swarm {
     pub each_s: Vec<f64>,
 }
 
-/// What clients notice of planned moves.
+/// What clients notice of planned moves, or of updates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Drain {
-    /// How often a module was drained and used again.
+    /// How often a module was drained and used again, or the app was updated.
     pub runs: u32,
     /// Calls meanwhile, each on a connection of its own.
     pub requests: u64,
@@ -174,11 +181,28 @@ pub fn failover(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Failover
 /// # Errors
 /// The chassis does not come up, or a module is not drained or used again in time.
 pub fn drain(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Drain, SimError> {
+    under_calls(options, say, |rig, _| rig.drain_and_return())
+}
+
+/// Measures what a client notices of rolling updates, all of them on one chassis; a move is an instance replaced.
+///
+/// # Errors
+/// The chassis does not come up, or an update is not through in time.
+pub fn update(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Drain, SimError> {
+    under_calls(options, say, Rig::update)
+}
+
+/// What a client notices while `act` is done with a run's number; it answers how many moves that took.
+fn under_calls(
+    options: &Options,
+    say: &mut dyn FnMut(&str),
+    act: impl Fn(&Rig, u32) -> Result<usize, SimError>,
+) -> Result<Drain, SimError> {
     let rig = Rig::start(options, "make-before-break")?;
     rig.start_calling()?;
     let (begun, first, mut moves) = (Instant::now(), rig.calls()?, 0);
     for run in 1..=options.runs {
-        let made = rig.drain_and_return()?;
+        let made = act(&rig, run)?;
         let now = rig.calls()?;
         say(&format!(
             "run {run}: {made} moves; up to now {} calls, {} failed, longest gap {} ms",
@@ -280,11 +304,11 @@ pub fn table_of_failover(figures: &Failover, backplane: BackplaneKind) -> String
     lines.join("\n")
 }
 
-/// The figures of drains, for people.
-pub fn table_of_drain(figures: &Drain, backplane: BackplaneKind) -> String {
+/// The figures of drains or updates, as `what` says, for people.
+pub fn table_of_drain(what: &str, figures: &Drain, backplane: BackplaneKind) -> String {
     let Drain { runs, requests, failed_requests, longest_gap_ms, moves, rate } = figures;
     [
-        format!("drain, {runs} runs, {} instances, {}:", rig::INSTANCES, demo::machine(backplane)),
+        format!("{what}, {runs} runs, {} instances, {}:", rig::INSTANCES, demo::machine(backplane)),
         format!("  calls, calls a second         {requests} {rate}"),
         format!("  calls that failed             {failed_requests}"),
         format!("  longest time without answer   {longest_gap_ms} ms"),

@@ -1,6 +1,7 @@
 //! The main job, step by step: a cluster forms, ten apps run, a module is cut off, comes back, and is used again.
 //! The chassis test and the demo run this same code.
 
+mod live;
 pub(crate) mod lives;
 mod storage;
 
@@ -68,6 +69,12 @@ fn failed(reason: impl Into<String>) -> SimError {
 fn ready(snapshot: &Snapshot, of: usize, where_wanted: impl Fn(&Instance) -> bool) -> usize {
     let ready = snapshot.instances.iter().filter(|i| i.phase == "ready" && where_wanted(i)).count();
     ready.saturating_sub(snapshot.instances.len().saturating_sub(of))
+}
+
+/// How many of six are ready, two on each of three modules; each one too many counts against it.
+fn two_on_each(snapshot: &Snapshot) -> usize {
+    let left = snapshot.instances.len().saturating_sub(6);
+    counts(snapshot).iter().map(|n| (*n).min(2)).sum::<usize>().saturating_sub(left)
 }
 
 /// Puts papers on every module's identity disk, and the operator's into `directory`.
@@ -142,6 +149,7 @@ impl<'a> Scenario<'a> {
         self.fenced()?;
         self.never_twice()?;
         self.come_back()?;
+        self.live()?;
         self.measure_memory()?;
         Ok((self.report, self.cluster))
     }
@@ -299,11 +307,7 @@ impl<'a> Scenario<'a> {
         };
         self.mark("four deleted");
         self.cluster.delete(on("module-1").into_iter().chain(on("module-2")).collect())?;
-        let balanced = |s: &Snapshot| {
-            let left = s.instances.len().saturating_sub(6);
-            counts(s).iter().map(|n| (*n).min(2)).sum::<usize>().saturating_sub(left)
-        };
-        let (_, took) = self.wait("six apps are balanced 2/2/2", 6, balanced)?;
+        let (_, took) = self.wait("six apps are balanced 2/2/2", 6, two_on_each)?;
         self.mark("balanced");
         self.report.times.push(("deletion to balanced", took));
         self.checked("two apps moved to module-3 by the balance rule: 2/2/2");

@@ -164,6 +164,19 @@ impl Rig {
         Ok(moves(&before, &after))
     }
 
+    /// Changes what the app's instances are started with, and waits until each of them is a new one; answers how many.
+    pub(super) fn update(&self, run: u32) -> Result<usize, SimError> {
+        let before = self.cluster.now();
+        let changed = app("make-before-break").replace("TICK_MS =", &format!("RUN = \"{run}\", TICK_MS ="));
+        self.cluster.apply(&changed)?;
+        let of_old = |id: &str| before.instances.iter().any(|old| old.id == id && old.app != "caller");
+        let new = |s: &Snapshot| {
+            all_ready(s, INSTANCES + 1) && !s.instances.iter().any(|instance| of_old(&instance.id))
+        };
+        self.cluster.wait_for("every instance is a new one", within(PATIENCE), |_| {}, new)?;
+        Ok(INSTANCES)
+    }
+
     /// Replicas that ran twice at the same time, by what the instances themselves have written.
     pub(super) fn double_runs(&self) -> Result<Vec<String>, SimError> {
         let module = self.chassis.module(self.lost)?;

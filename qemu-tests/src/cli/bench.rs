@@ -50,7 +50,15 @@ impl Bench {
             }
             Figure::Drain => {
                 let figures = bench::drain(&options, &mut say)?;
-                self.print(&figures, || bench::table_of_drain(&figures, backplane))
+                self.print(&figures, || bench::table_of_drain("drain", &figures, backplane))
+            }
+            Figure::Update => {
+                let figures = bench::update(&options, &mut say)?;
+                self.print(&figures, || bench::table_of_drain("rolling update", &figures, backplane))
+            }
+            Figure::Boot => {
+                let figures = bench::boot(&options, &mut say)?;
+                self.print(&figures, || bench::table_of_boot(&figures, backplane))
             }
             Figure::Return => {
                 let figures = bench::come_back(&options, &mut say)?;

@@ -6,6 +6,7 @@ mod giving;
 mod health;
 mod instances;
 mod joining;
+mod life;
 mod limits;
 mod logs;
 mod prefetch;

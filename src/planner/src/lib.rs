@@ -37,6 +37,7 @@ mod resources;
 mod rollout;
 mod service;
 mod slots;
+mod step;
 mod strategies;
 mod tasks;
 #[cfg(test)]
@@ -46,7 +47,8 @@ mod volumes;
 mod weighing;
 mod window;
 
-pub use crate::core::{AgentReport, Amounts, Change, Core, Event, Order, Output, Reply, Request};
+pub use crate::core::Core;
 pub use lease::Lease;
 pub use place::{Load, loads};
 pub use request::Refusal;
+pub use step::{AgentReport, Amounts, Change, Event, Order, Output, Reply, Request};

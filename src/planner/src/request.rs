@@ -1,8 +1,9 @@
 //! What an operator may ask of the core, and how it is refused.
 
 use crate::{
-    core::{Core, Reply, Request},
+    core::Core,
     pool::unit::PolicyError,
+    step::{Reply, Request},
 };
 use model::{App, AppSpec, Name, Severity, SpecError};
 use std::collections::BTreeSet;

@@ -2,7 +2,8 @@
 
 use crate::{
     Refusal,
-    core::{Amounts, Core, Reply},
+    core::Core,
+    step::{Amounts, Reply},
     usage::{Except, Window, by_module},
 };
 use model::{App, InstanceId, Name, Resources, Severity};

@@ -2,7 +2,8 @@
 
 use crate::{
     Refusal,
-    core::{Core, Reply},
+    core::Core,
+    step::Reply,
     usage::{Except, Hold, Window},
 };
 use model::{

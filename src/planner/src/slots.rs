@@ -1,7 +1,7 @@
 //! Updates of modules' root slots: what may be begun, and what is worth an event. The modules do the work.
 
-use crate::core::{Core, Reply};
 use crate::request::Refusal;
+use crate::{core::Core, step::Reply};
 use model::{Instance, Liveness, Name, RootSlot, Severity, UpdatePhase};
 
 impl Core {
@@ -91,7 +91,7 @@ impl Core {
 mod tests {
     use super::*;
     use crate::Request;
-    use crate::core::Event;
+    use crate::step::Event;
     use crate::testing::{Bench, name, spec};
     use model::SlotUpdate;
 

@@ -13,8 +13,9 @@
 
 use crate::{
     Refusal,
-    core::{Core, Reply},
+    core::Core,
     place::Ask,
+    step::Reply,
     usage::{Hold, Usage, Window},
 };
 use model::{

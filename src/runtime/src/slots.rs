@@ -151,6 +151,8 @@ impl Slots for Rauc {
     async fn install(&self, bundle: &Path, told: Hundredths<'_>) -> Result<(), SlotError> {
         let tool = self.tool("usr/bin/rauc");
         let missing = |source| SlotError::Tool { tool: tool.clone(), source };
+        // D-Bus would start it too, but gives it 25 s for that. If it cannot be started, RAUC says why.
+        let _ = self.run("usr/bin/systemctl", &["start", "rauc.service"]).await;
         let mut command = Command::new(&tool);
         command.arg("install").arg(bundle).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(missing)?;
@@ -201,7 +203,8 @@ fn hundredths(line: &str) -> Option<u8> {
 fn last_words(text: &str) -> String {
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
     let named = lines().rev().find_map(|line| line.strip_prefix("LastError: "));
-    let last = || lines().rev().find(|line| !line.ends_with("failed"));
+    let summary = |line: &str| line.ends_with("failed") || line.starts_with("D-Bus error while installing");
+    let last = || lines().rev().find(|line| !summary(line));
     named.or_else(last).or_else(|| lines().next_back()).unwrap_or("it said nothing").to_owned()
 }
 
@@ -273,5 +276,9 @@ mod tests {
         let (_root, rauc) = system(&[("usr/bin/rauc", script)]);
         let failed = rauc.install(Path::new("x"), &|_| {}).await.unwrap_err().to_string();
         assert_eq!(failed, "cannot install the bundle: no space");
+        let script = "echo 'Failed to contact rauc service: Timeout was reached' >&2; echo 'D-Bus error while installing `x`' >&2; exit 2";
+        let (_root, rauc) = system(&[("usr/bin/rauc", script)]);
+        let failed = rauc.install(Path::new("x"), &|_| {}).await.unwrap_err().to_string();
+        assert_eq!(failed, "cannot install the bundle: Failed to contact rauc service: Timeout was reached");
     }
 }

@@ -21,8 +21,9 @@ const RUNC_ROOT: &str = "/run/containerd/runc/spacecloud";
 /// A process with much memory on a slow disk; one that hangs is not waited for longer.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Connections in a listening socket's queue that nobody has accepted are their clients' to open again; established ones
-/// are closed, as the address stays behind.
-pub(super) const CRIU: &str = "skip-in-flight\ntcp-close\n";
+/// are closed, as the address stays behind. A restored process stays in the cgroup that runc has made for it: left to
+/// itself CRIU would make the one anew that it had, where neither its limits nor a freeze would reach it.
+pub(super) const CRIU: &str = "skip-in-flight\ntcp-close\nmanage-cgroups=ignore\n";
 /// What runc reads the name of that file from.
 pub(super) const CRIU_CONFIG: &str = "org.criu.config";
 

@@ -1,0 +1,121 @@
+//! A counter goes on counting on another module: a live move, seen from the counter's own output.
+
+use super::{IMAGE, Note, PATIENCE, Scenario, failed, ready, two_on_each};
+use crate::{BackplaneKind, SimError, Times, wait_until, within};
+use api::v1::{Instance, Snapshot};
+use model::InstanceId;
+
+const APP: &str = "counter";
+
+/// How far it has counted in memory, from its line `TIME INSTANCE MODULE COUNT …`.
+fn count(line: &str) -> Option<u64> {
+    line.split_whitespace().nth(3)?.parse().ok()
+}
+
+fn counter(snapshot: &Snapshot) -> Option<&Instance> {
+    snapshot.instances.iter().find(|i| i.app == APP && i.phase == "ready")
+}
+
+fn of(snapshot: &Snapshot) -> Result<Instance, SimError> {
+    counter(snapshot).cloned().ok_or_else(|| failed("the counter is not there"))
+}
+
+impl Scenario<'_> {
+    /// Drains the counter's module: the counter itself moves, not a copy that begins at zero.
+    pub(super) fn live(&mut self) -> Result<(), SimError> {
+        (self.note)(Note::Step("a counter moves to another module while it counts"));
+        // CRIU takes sockets along on the twin's kernel, but not on every host's.
+        let port = match self.chassis.backplane() {
+            BackplaneKind::Qemu => "8080",
+            BackplaneKind::Netns => "none",
+        };
+        let others = self.cluster.now().instances.len();
+        self.cluster.apply(&format!(
+            "name = '{APP}'\nimage = '{IMAGE}'\nenv = {{ PORT = '{port}', TELL_COUNT = '1' }}\n\
+             migration = {{ planned = 'live' }}\n"
+        ))?;
+        let all = others + 1;
+        let (before, _) = self.wait("the counter is ready", all, |s| ready(s, all, |_| true))?;
+        let old = of(&before)?;
+        wait_until("the counter has counted a while", within(120.s()), || {
+            self.said(&old, "tail").is_ok_and(|count| count >= 10)
+        })?;
+        let born = self.born(&old)?;
+        self.mark("drained");
+        self.cluster.drain(&old.module, true)?;
+        let from = old.module.clone();
+        let moved = |s: &Snapshot| ready(s, all, |i| i.module != from);
+        let (after, took) = self.wait("everything has left the module", all, moved)?;
+        self.mark("moved live");
+        let new = of(&after)?;
+        let mut events = after.events.iter().rev().filter(|e| e.subject == format!("{APP}/1"));
+        let told = events.find(|e| ["Moved", "NotLive"].contains(&e.reason.as_str()));
+        let told = told.map(|e| e.message.clone()).unwrap_or_default();
+        if !told.starts_with("live from ") {
+            return Err(failed(format!("the counter was not moved live: {told:?}")));
+        }
+        let (last, first) = (self.said(&old, "tail")?, self.said(&new, "head")?);
+        if first != last + 1 {
+            return Err(failed(format!("{} counted {first} after {last}", new.id)));
+        }
+        if self.born(&new)? != born {
+            return Err(failed(format!("{} lost the file that {} wrote at its birth", new.id, old.id)));
+        }
+        let procs = format!("/spacecloud/stop/{}/cgroup.procs", new.id);
+        let here = self.home(&new)?;
+        if here.run(&format!("cat {}{procs}", here.cgroup()), within(120.s()))?.trim().is_empty() {
+            return Err(failed(format!("{} does not run in its own cgroup: no limit holds", new.id)));
+        }
+        self.report.times.push(("a drain with a live move", took));
+        self.checked(format!("{told}; it counted {last} there and {first} here"));
+        self.cluster.drain(&from, false)?;
+        self.cluster.delete(vec![APP.to_owned()])?;
+        self.wait("the module is in use again", others, two_on_each)?;
+        Ok(())
+    }
+
+    fn home(&self, instance: &Instance) -> Result<&crate::Module, SimError> {
+        let home = self.chassis.modules().find(|m| m.name() == instance.module);
+        home.ok_or_else(|| failed(format!("{} is on no module", instance.id)))
+    }
+
+    /// What it has written into a file at its birth, as it answers on its port; nothing where it has no port.
+    fn born(&self, instance: &Instance) -> Result<Option<String>, SimError> {
+        if self.chassis.backplane() == BackplaneKind::Netns {
+            return Ok(None);
+        }
+        let asker = self.chassis.module(3)?;
+        let ask = format!("busybox wget -q -T 60 -O - http://{}:8080/count 2>&1; true", instance.address);
+        let (mut born, mut said) = (None, String::new());
+        wait_until(&format!("{} answers on its port", instance.id), within(PATIENCE.s()), || {
+            said = asker.run(&ask, within(120.s())).unwrap_or_else(|error| error.one_line());
+            born = said
+                .trim()
+                .split_once("born=")
+                .map(|(_, born)| born.lines().next().unwrap_or_default().to_owned());
+            born.is_some()
+        })
+        .map_err(|error| {
+            failed(format!(
+                "{}; {} says of http://{}: {said}",
+                error.one_line(),
+                asker.name(),
+                instance.address
+            ))
+        })?;
+        Ok(born)
+    }
+
+    /// The first (`head`) or last (`tail`) line of an instance's output.
+    fn said(&self, instance: &Instance, end: &str) -> Result<u64, SimError> {
+        let id: InstanceId = instance.id.parse().map_err(|e| failed(format!("{}: {e}", instance.id)))?;
+        let module = self.home(instance)?;
+        let read = format!("{end} -n 1 /var/lib/spacecloud/logs/{id}.log");
+        let mut said = None;
+        wait_until(&format!("{id} says how far it has counted"), within(120.s()), || {
+            said = module.run(&read, within(120.s())).ok().and_then(|line| count(&line));
+            said.is_some()
+        })?;
+        said.ok_or_else(|| failed(format!("{id} says nothing")))
+    }
+}
