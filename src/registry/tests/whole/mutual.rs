@@ -4,6 +4,7 @@ use super::peers::{Relay, damage, following, there};
 use crate::support::{Registry, blob_file, body, client, header, sha256, wait_for};
 use serde_json::Value;
 use std::{
+    collections::BTreeSet,
     fs,
     net::TcpListener,
     path::PathBuf,
@@ -64,22 +65,19 @@ fn change(registry: &Registry, reference: &str) -> Option<(Value, i64)> {
 
 /// Waits until all say the same of each reference, and nothing moves any more.
 fn settled(registries: &[&Registry]) {
-    let last = |registry: &&Registry| history(registry).last().map(|change| change["seq"].as_i64().unwrap());
-    let known = |registry: &&Registry| {
-        let mut all: Vec<String> = history(registry)
-            .iter()
-            .map(|c| format!("{} {} {}", c["reference"], c["digest"], c["stamp"]))
-            .collect();
-        all.sort();
-        all
+    let known = |history: &Vec<Value>| {
+        let said =
+            |change: &Value| format!("{} {} {}", change["reference"], change["digest"], change["stamp"]);
+        history.iter().map(said).collect::<BTreeSet<String>>()
     };
     let (mut before, mut alike) = (Vec::new(), 0);
     wait_for("agreement and quiet", || {
-        let now: Vec<_> = registries.iter().map(last).collect();
-        let agreed = registries.windows(2).all(|pair| known(&pair[0]) == known(&pair[1]));
+        // With their numbers, which grow with every change.
+        let now: Vec<Vec<Value>> = registries.iter().map(|registry| history(registry)).collect();
+        let agreed = now.windows(2).all(|pair| known(&pair[0]) == known(&pair[1]));
         alike = if agreed && now == before { alike + 1 } else { 0 };
         before = now;
-        (alike == 40).then_some(())
+        (alike == 25).then_some(())
     });
 }
 
