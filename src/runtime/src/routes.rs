@@ -138,7 +138,8 @@ pub async fn set_bridge(name: &str, pods: Subnet) -> Result<(), RuntimeError> {
         let link = handle.link().get().match_name(name.to_owned()).execute().try_next().await?;
         let Some(link) = link else { return Ok(()) };
         let index = link.header.index;
-        handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await?;
+        let set = LinkUnspec::new_with_index(index).address(hardware_address(gateway)).up();
+        handle.link().set(set.build()).execute().await?;
         match handle.address().add(index, IpAddr::V4(gateway), pods.length()).execute().await {
             Err(error) if !there(&error) => Err(error),
             _ => Ok(()),
@@ -147,6 +148,12 @@ pub async fn set_bridge(name: &str, pods: Subnet) -> Result<(), RuntimeError> {
     let outcome = made.await;
     connection.abort();
     outcome.map_err(refused)
+}
+
+/// A bridge without an address of its own takes the lowest of its ports', another one whenever instances come and go; what
+/// those that stay send to the old one is lost until they ask anew. This one is of those that are given locally.
+fn hardware_address(gateway: Ipv4Addr) -> Vec<u8> {
+    [[0x02, 0x53].as_slice(), &gateway.octets()].concat()
 }
 
 fn parse(subnet: &str) -> Option<(Ipv4Addr, u8)> {

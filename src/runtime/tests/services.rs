@@ -98,6 +98,24 @@ fn a_connection_to_an_endpoint_that_is_gone_ends_at_once() {
     });
 }
 
+/// Or what the others send to it is lost for as long as they believe in the old one.
+#[test]
+fn the_bridge_keeps_its_hardware_address_when_instances_come_and_go() {
+    isolated("the_bridge_keeps_its_hardware_address_when_instances_come_and_go", || {
+        build();
+        add_pod(1, 2);
+        let address = || said("ip -n m1 -o link show sc0 | grep -o 'link/ether [^ ]*'");
+        let before = address();
+        // A bridge that is left to itself takes the lowest address of all.
+        run(
+            "ip -n m1 link add low address 02:00:00:00:00:01 type veth peer name far && ip -n m1 link set low master sc0 up",
+        );
+        assert_eq!(address(), before);
+        run("ip -n m1 link del low && ip -n m1 link del p12");
+        assert_eq!(address(), before);
+    });
+}
+
 #[test]
 fn a_service_without_endpoints_refuses() {
     isolated("a_service_without_endpoints_refuses", || {

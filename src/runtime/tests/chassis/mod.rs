@@ -35,8 +35,14 @@ pub(crate) fn isolated(name: &str, body: impl FnOnce()) {
 
 /// A shell command that must succeed.
 pub(crate) fn run(command: &str) {
+    said(command);
+}
+
+/// What such a command prints.
+pub(crate) fn said(command: &str) -> String {
     let output = Command::new("sh").args(["-ec", command]).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Runs `work` on a thread that lives in a network namespace.
