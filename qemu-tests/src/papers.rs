@@ -27,7 +27,7 @@ suspect = "3s"
 lease = "8s"
 margin = "3s"
 settle = "20s"
-move_limit = "3min"
+move_limit = "5min"
 "#;
 
 const REGISTRY: &str = include_str!("../../meta-spacecloud/recipes-core/spacecloud-conf/files/registry.toml");
