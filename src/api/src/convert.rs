@@ -42,7 +42,8 @@ pub fn to_desired(desired: &Desired) -> Result<v1::Desired, BadMessage> {
         None => String::new(),
         Some(live) => to_json("live_json", live)?,
     };
-    Ok(v1::Desired { id: desired.id.to_string(), spec_json, binding_json, volumes_json, live_json })
+    let keeps = desired.keeps.map(|address| address.to_string()).unwrap_or_default();
+    Ok(v1::Desired { id: desired.id.to_string(), spec_json, binding_json, volumes_json, live_json, keeps })
 }
 
 /// From an order.
@@ -60,7 +61,8 @@ pub fn from_desired(desired: &v1::Desired) -> Result<Desired, BadMessage> {
     };
     let volumes = from_json("volumes_json", &desired.volumes_json)?;
     let live = from_json("live_json", &desired.live_json)?;
-    Ok(Desired { id: desired.id.parse()?, spec, binding, volumes, live })
+    let keeps = desired.keeps.parse().ok();
+    Ok(Desired { id: desired.id.parse()?, spec, binding, volumes, live, keeps })
 }
 
 /// For an order.

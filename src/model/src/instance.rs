@@ -1,6 +1,6 @@
 use crate::{AppSpec, Attachment, Binding, Decision, Live, Name, SpecError};
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::{fmt, net::Ipv4Addr, str::FromStr};
 
 /// One replica of an app: `telemetry/1`. Numbers start at 1.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -154,6 +154,9 @@ pub struct Desired {
     /// Its part in a live move.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live: Option<Live>,
+    /// The address that it has brought along from another module; none when its module gives it one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeps: Option<Ipv4Addr>,
 }
 
 /// An instance as the server records it.
@@ -188,6 +191,10 @@ pub struct Instance {
     /// In a live move: the instance whose process this one takes over, until it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takes: Option<InstanceId>,
+    /// The address that it brings along, or has brought along, with the process that it takes over. It is nobody else's
+    /// as long as the instance is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeps: Option<Ipv4Addr>,
     /// Why its process could not be moved live: its next move is made before break. Empty as long as nobody tried.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub unmovable: String,

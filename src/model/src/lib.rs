@@ -57,7 +57,7 @@ pub use quantity::{Bytes, Cpu, Milli, Span};
 pub use record::{App, Event, Record, RecordKind, Rollout, Severity};
 pub use resource::{Availability, ResourceName, ResourceState};
 pub use root_slot::{KeptUpdate, RootSlot, SlotUpdate, UpdatePhase};
-pub use service::{Endpoint, Policy, Service, ServicePort, ServiceSpec, ServiceTable, Subnet};
+pub use service::{Endpoint, Policy, Roaming, Service, ServicePort, ServiceSpec, ServiceTable, Subnet};
 pub use task::{Moment, Plan, PlanState, Reservation, minute, utc};
 pub use timing::{Now, Timing};
 pub use update::Update;

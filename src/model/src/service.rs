@@ -40,6 +40,12 @@ impl Subnet {
         (1..=self.hosts()).contains(&number).then_some(number)
     }
 
+    /// Whether an address is one of its.
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        let mask = u32::MAX.checked_shl(32_u32.saturating_sub(self.length.into())).unwrap_or(0);
+        u32::from(address) & mask == u32::from(self.base)
+    }
+
     /// The address of the bridge in a module's subnet: the first that a host can have.
     pub fn gateway(self) -> Option<Ipv4Addr> {
         self.host(1)
@@ -140,6 +146,15 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
 }
 
+/// An instance that has kept its address on a module whose subnet that is not part of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Roaming {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The address on the backplane of the module that it is on.
+    pub via: Ipv4Addr,
+}
+
 /// All services, as every module is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceTable {
@@ -147,11 +162,14 @@ pub struct ServiceTable {
     pub range: Subnet,
     /// By name.
     pub services: Vec<Service>,
+    /// By address: what is not where the modules' subnets say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roaming: Vec<Roaming>,
 }
 
 impl Default for ServiceTable {
     fn default() -> Self {
-        Self { range: Subnet::SERVICES, services: Vec::new() }
+        Self { range: Subnet::SERVICES, services: Vec::new(), roaming: Vec::new() }
     }
 }
 
@@ -177,8 +195,11 @@ mod tests {
         assert_eq!(subnet.host(0), None);
         assert_eq!(subnet.number("10.46.1.0".parse().unwrap()), Some(256));
         assert_eq!(subnet.number("10.47.0.1".parse().unwrap()), None);
+        assert!(subnet.contains("10.46.255.255".parse().unwrap()));
+        assert!(!subnet.contains("10.47.0.0".parse().unwrap()));
         let whole: Subnet = "0.0.0.0/0".parse().unwrap();
         assert_eq!(whole.hosts(), u32::MAX - 1);
+        assert!(whole.contains("1.2.3.4".parse().unwrap()));
         assert_eq!("10.0.0.1/32".parse::<Subnet>().unwrap().hosts(), 0);
         for bad in ["", "10.46.0.0", "10.46.0.1/16", "10.46.0.0/33", "a/8"] {
             assert!(bad.parse::<Subnet>().is_err(), "{bad} was taken");

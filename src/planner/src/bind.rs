@@ -96,7 +96,7 @@ impl Core {
         }
         let id: InstanceId = instance.id.clone();
         let (volumes, live) = (self.attachments(&instance.spec), self.live_part(instance));
-        Desired { id, spec: instance.spec.clone(), binding, volumes, live }
+        Desired { id, spec: instance.spec.clone(), binding, volumes, live, keeps: instance.keeps }
     }
 
     fn shared_cores(&self, module: &Module) -> BTreeSet<u32> {

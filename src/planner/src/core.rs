@@ -154,7 +154,7 @@ impl Core {
     fn observe(&mut self, module: &Name, observed: &[Observed]) {
         for seen in observed {
             self.count(&seen.id, seen.connections);
-            let Some(instance) = self.instances.get(&seen.id) else { continue };
+            let Some(instance) = self.instances.get(&seen.id).cloned() else { continue };
             if instance.module.as_ref() != Some(module) || instance.is_stopping() {
                 continue;
             }
@@ -164,7 +164,8 @@ impl Core {
             next.address.clone_from(&seen.address);
             next.message.clone_from(&seen.message);
             next.started = seen.started;
-            if next != *instance {
+            self.follow_address(&mut next);
+            if next != instance {
                 if next.restarts > instance.restarts || next.phase == model::Phase::BackOff {
                     self.event(Severity::Warning, next.id.replica(), "BackOff", next.message.clone());
                 }
@@ -270,7 +271,7 @@ impl Core {
     /// Records an instance; its module is sent a new order when what it should run changes.
     pub(crate) fn put_instance(&mut self, instance: Instance) {
         let wanted = |i: &Instance| {
-            let has = (i.is_stopping(), i.spec.resources, i.binding.clone());
+            let has = (i.is_stopping(), i.spec.resources, i.binding.clone(), i.keeps);
             i.module.clone().map(|m| (m, has))
         };
         let before = self.instances.get(&instance.id).and_then(wanted);

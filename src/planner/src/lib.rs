@@ -34,6 +34,7 @@ mod reconcile;
 mod request;
 mod resize;
 mod resources;
+mod roaming;
 mod rollout;
 mod service;
 mod slots;

@@ -35,7 +35,12 @@ impl Core {
             && obstacle.is_none()
             && let Some(created) = self.instances.get(&new).cloned()
         {
-            self.put_instance(Instance { takes: Some(old.clone()), ..created });
+            let brought = self.brought_along(&leaving);
+            if let Err(why) = &brought {
+                let text = format!("{old} leaves its address and its connections behind: {why}");
+                self.event(Severity::Warning, old.replica(), "AddressStays", text);
+            }
+            self.put_instance(Instance { takes: Some(old.clone()), keeps: brought.ok(), ..created });
         }
         self.place(&new, only);
     }
@@ -120,6 +125,7 @@ impl Core {
     pub(crate) fn fall_back(&mut self, new: &InstanceId, why: &str) {
         let Some(mut instance) = self.instances.get(new).cloned() else { return };
         let Some(old) = instance.takes.take() else { return };
+        instance.keeps = None;
         let text = format!("{old} is made before break: {why}");
         self.event(Severity::Warning, new.replica(), "NotLive", text);
         instance.decision.cause = format!("{}; not live: {why}", instance.decision.cause);

@@ -120,7 +120,8 @@ impl Core {
 
     pub(crate) fn settle_in(&mut self, instance: Instance) {
         self.moves.remove(&instance.id);
-        self.put_instance(Instance { replaces: None, takes: None, ..instance });
+        let keeps = crate::roaming::settled(&instance);
+        self.put_instance(Instance { replaces: None, takes: None, keeps, ..instance });
     }
 
     /// Every wanted replica has an instance; one that still stops is waited for, so that none runs twice.
@@ -166,6 +167,7 @@ impl Core {
             started: 0,
             draining: false,
             takes: None,
+            keeps: None,
             unmovable: String::new(),
             decision,
         });

@@ -172,8 +172,9 @@ impl Core {
     /// Renews the table; every module gets a new order when it has changed.
     pub(crate) fn route(&mut self) {
         let services: Vec<Service> = self.apps.values().filter_map(|app| self.service(app)).collect();
-        if services != self.table.services {
-            self.table.services = services;
+        let roaming = self.roaming();
+        if (&services, &roaming) != (&self.table.services, &self.table.roaming) {
+            (self.table.services, self.table.roaming) = (services, roaming);
             self.reorder.extend(self.links.keys().cloned());
         }
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 fn desired(resources: &str, binding: Binding) -> Desired {
     let text = format!("name='a'\nimage='r.s:5000/a'\ncommand=['x']\nresources={resources}\n");
     let spec = AppFile::parse("test", &text).unwrap().apps.remove(0);
-    Desired { id: "a-1-1".parse().unwrap(), spec, binding, volumes: Vec::new(), live: None }
+    Desired { id: "a-1-1".parse().unwrap(), spec, binding, volumes: Vec::new(), live: None, keeps: None }
 }
 
 fn grant(number: u32, path: &str, minor: i64) -> Grant {

@@ -189,7 +189,7 @@ pub(crate) const PUBLISHED: u16 = 8000;
 pub(crate) fn table(policy: Policy, endpoints: &[Endpoint]) -> ServiceTable {
     let ports = vec![ServicePort { port: 80, published: Some(PUBLISHED), endpoints: endpoints.to_vec() }];
     let service = Service { app: "web".parse().unwrap(), address: *VIRTUAL.ip(), policy, ports };
-    ServiceTable { range: Subnet::SERVICES, services: vec![service] }
+    ServiceTable { range: Subnet::SERVICES, services: vec![service], roaming: Vec::new() }
 }
 
 /// Every module learns the table.

@@ -12,7 +12,7 @@ fn table() -> ServiceTable {
         policy: model::Policy::RoundRobin,
         ports: vec![],
     };
-    ServiceTable { range: Subnet::SERVICES, services: vec![service] }
+    ServiceTable { range: Subnet::SERVICES, services: vec![service], roaming: Vec::new() }
 }
 
 fn question(name: &str, kind: RecordType) -> Vec<u8> {
