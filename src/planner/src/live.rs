@@ -74,7 +74,7 @@ impl Core {
             return Some(format!("it is {}", old.phase.as_str()));
         }
         let module = old.module.as_ref().and_then(|name| self.modules.get(name))?;
-        module.live.is_empty().then(|| format!("{} has no criu, runc or tar", module.name))
+        module.live.is_empty().then(|| format!("{} has no criu, runc, tar or nft", module.name))
     }
 
     /// What the instance's agent is told of a live move: whose process it takes, or who takes its own.

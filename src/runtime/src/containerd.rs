@@ -22,7 +22,7 @@ use containerd_client::{
     },
     types::v1::Status as TaskStatus,
 };
-use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
+use model::{Desired, Endpoint, ImageRef, InstanceId, Roaming, ServiceTable};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -155,6 +155,14 @@ impl Containerd {
         detached
     }
 
+    /// An instance's address, as it was made with.
+    async fn address(&self, id: &InstanceId) -> Result<String, RuntimeError> {
+        let request = ListContainersRequest { filters: vec![format!("id=={id}")] };
+        let answer = self.calls.containers().list(self.calls.request(request)).await;
+        let containers = answer.map_err(RuntimeError::call("look up", id))?.into_inner().containers;
+        Ok(containers.iter().find_map(|c| c.labels.get(ADDRESS).cloned()).unwrap_or_default())
+    }
+
     async fn known(&self, id: &InstanceId) -> Result<Option<Desired>, RuntimeError> {
         let request = ListContainersRequest { filters: vec![format!("id=={id}")] };
         let answer = self.calls.containers().list(self.calls.request(request)).await;
@@ -224,6 +232,18 @@ impl Runtime for Containerd {
 
     async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError> {
         self.network.services().set(table).await
+    }
+
+    async fn reserve(&self, roaming: &[Roaming]) -> Result<(), RuntimeError> {
+        let mut here = BTreeMap::new();
+        if self.network.reserves() {
+            let request = self.calls.request(ListContainersRequest::default());
+            let answer = self.calls.containers().list(request).await;
+            let all = answer.map_err(RuntimeError::call("list", "instances"))?.into_inner().containers;
+            let address = |c: &Container| c.labels.get(ADDRESS)?.parse().ok();
+            here = all.iter().filter_map(|c| Some((address(c)?, c.id.clone()))).collect();
+        }
+        self.network.reserve(roaming, &here)
     }
 
     async fn disk(&self, id: &InstanceId) -> Result<u64, RuntimeError> {

@@ -104,14 +104,6 @@ pub enum RuntimeError {
         /// Why.
         source: rtnetlink::Error,
     },
-    /// An instance's cable to the bridge.
-    #[error("cannot put the cable of {namespace} in or out")]
-    Cable {
-        /// Whose network namespace.
-        namespace: PathBuf,
-        /// Why.
-        source: rtnetlink::Error,
-    },
     /// The bridge of the module's instances.
     #[error("cannot make the bridge {name}")]
     Bridge {

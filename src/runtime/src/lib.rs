@@ -7,17 +7,21 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod accelerator;
+mod announce;
 mod capacity;
 mod conntrack;
 mod containerd;
 mod error;
 mod fence;
+mod hold;
 mod image;
 mod live;
 mod logs;
 mod network;
 mod pull;
 mod registries;
+mod reserve;
+mod roaming;
 mod routes;
 mod services;
 mod slots;
@@ -37,7 +41,7 @@ pub use slots::{Booted, BundleFacts, Hundredths, Rauc, SlotError, Slots};
 pub use volumes::{Held, Storage, Volumes};
 
 use async_trait::async_trait;
-use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
+use model::{Desired, Endpoint, ImageRef, InstanceId, Roaming, ServiceTable};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// An instance that is there.
@@ -78,6 +82,11 @@ pub trait Runtime: Send + Sync {
     ) -> Result<Option<u32>, RuntimeError>;
     /// Makes services lead where the table says.
     async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError>;
+    /// Of these addresses it gives nobody one that another module has, and of its own it takes back what is not among
+    /// them.
+    async fn reserve(&self, _roaming: &[Roaming]) -> Result<(), RuntimeError> {
+        Ok(())
+    }
     /// Bytes that an instance has written into its own layer of the file system, as they are taken on the disk.
     async fn disk(&self, id: &InstanceId) -> Result<u64, RuntimeError>;
     /// How many connections endpoints of this module have.

@@ -1,13 +1,14 @@
 //! An instance's network: a namespace, the CNI bridge plugin with host-local addresses, and portmap.
 
-use crate::{RuntimeError, Services, routes};
-use model::{AppSpec, InstanceId, Subnet};
+use crate::{RuntimeError, Services, hold, reserve, roaming};
+use model::{AppSpec, InstanceId, Roaming, Subnet};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeMap,
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
@@ -26,6 +27,8 @@ pub struct Network {
 
 /// The bridge that instances hang on.
 pub const BRIDGE: &str = "sc0";
+/// The plugins' name for it.
+const NETWORK: &str = "spacecloud";
 
 impl Network {
     /// `plugins` is the directory of the CNI plugins, `subnet` the module's, `state` a directory on a tmpfs,
@@ -54,11 +57,17 @@ impl Network {
         self.state.join("netns").join(id.to_string())
     }
 
-    /// Makes the namespace and attaches it; answers the instance's address.
+    /// Makes the namespace and attaches it; answers the instance's address. If it is one that it `keeps`, it has it when
+    /// it is brought, see [`Network::bring`].
     ///
     /// # Errors
     /// The namespace cannot be made, or a plugin fails; the caller detaches then.
-    pub async fn attach(&self, id: &InstanceId, spec: &AppSpec) -> Result<String, RuntimeError> {
+    pub async fn attach(
+        &self,
+        id: &InstanceId,
+        spec: &AppSpec,
+        keeps: Option<Ipv4Addr>,
+    ) -> Result<String, RuntimeError> {
         let path = self.namespace(id);
         tokio::task::spawn_blocking(move || make_namespace(&path)).await.map_err(|e| {
             RuntimeError::Plugin {
@@ -68,7 +77,10 @@ impl Network {
             }
         })??;
         self.run("loopback", "ADD", id, &self.config("loopback")).await?;
-        let result = self.run("bridge", "ADD", id, &self.config("bridge")).await?;
+        let mut result = self.run("bridge", "ADD", id, &self.config("bridge")).await?;
+        if let (Some(address), Some(given)) = (keeps, result.pointer_mut("/ips/0/address")) {
+            *given = json!(format!("{address}/32"));
+        }
         let ports = port_mappings(spec);
         if !ports.is_empty() {
             let mut config = self.config("portmap");
@@ -99,12 +111,79 @@ impl Network {
         failed
     }
 
-    /// Puts the instance's cable in, or pulls it: the module's end of it, so that the instance keeps its routes.
+    /// Lets nothing in or out of an instance any more, and gives its address to nobody else: its process is about to
+    /// go elsewhere.
     ///
     /// # Errors
-    /// The kernel refuses, or it has no cable.
-    pub(crate) async fn connect(&self, id: &InstanceId, connected: bool) -> Result<(), RuntimeError> {
-        routes::connect(&self.namespace(id), connected).await
+    /// The kernel, or nft, refuses.
+    pub async fn hold(&self, id: &InstanceId, address: &str) -> Result<(), RuntimeError> {
+        hold::close(&self.namespace(id)).await?;
+        match self.own(address) {
+            Some(address) => reserve::mark(&self.addresses(), address),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets nothing in or out of one whose process is to come.
+    ///
+    /// # Errors
+    /// The kernel, or nft, refuses.
+    pub async fn expect(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        hold::shut(&self.namespace(id)).await
+    }
+
+    /// Its process goes on here, with this address.
+    ///
+    /// # Errors
+    /// The kernel, or nft, refuses.
+    pub async fn release(&self, id: &InstanceId, address: &str) -> Result<(), RuntimeError> {
+        if let Some(address) = self.own(address) {
+            reserve::unmark(&self.addresses(), address, &id.to_string())?;
+        }
+        hold::open(&self.namespace(id)).await
+    }
+
+    /// Gives an instance the address that it brings along, in place of the one that the plugin has given: that one
+    /// stays given until the instance goes, and is not used.
+    ///
+    /// # Errors
+    /// The kernel, or nft, refuses.
+    pub async fn bring(&self, id: &InstanceId, address: Ipv4Addr) -> Result<(), RuntimeError> {
+        let Some(gateway) = self.subnet.gateway() else { return Ok(()) };
+        roaming::readdress(&self.namespace(id), address, gateway).await
+    }
+
+    /// Its process has come with this address: packets find it as soon as they are here.
+    ///
+    /// # Errors
+    /// The kernel, or nft, refuses.
+    pub async fn welcome(&self, id: &InstanceId, address: Ipv4Addr) -> Result<(), RuntimeError> {
+        roaming::welcome(&self.namespace(id), address, self.subnet.contains(address)).await
+    }
+
+    /// Gives nobody an address that is elsewhere; `here` are the addresses of the instances on this module.
+    pub(crate) fn reserve(
+        &self,
+        table: &[Roaming],
+        here: &BTreeMap<Ipv4Addr, String>,
+    ) -> Result<(), RuntimeError> {
+        let elsewhere =
+            table.iter().filter(|r| self.subnet.contains(r.address) && Some(r.via) != self.address);
+        reserve::keep(&self.addresses(), &elsewhere.map(|r| r.address).collect(), here)
+    }
+
+    /// Whether it may have to take an address back that it keeps for somebody elsewhere.
+    pub(crate) fn reserves(&self) -> bool {
+        !reserve::away(&self.addresses()).is_empty()
+    }
+
+    /// Where the plugin keeps what it has given.
+    fn addresses(&self) -> PathBuf {
+        self.state.join("addresses").join(NETWORK)
+    }
+
+    fn own(&self, address: &str) -> Option<Ipv4Addr> {
+        address.parse().ok().filter(|address| self.subnet.contains(*address))
     }
 
     /// A pipe that nobody writes to: the input of a restored instance.
@@ -119,14 +198,14 @@ impl Network {
     }
 
     /// The file that tells criu how to move what asks for it.
-    pub(crate) fn criu_config(&self, text: &str) -> Result<PathBuf, RuntimeError> {
-        let path = self.state.join("criu.conf");
+    pub(crate) fn criu_config(&self, name: &str, text: &str) -> Result<PathBuf, RuntimeError> {
+        let path = self.state.join(name);
         fs::write(&path, text).map_err(RuntimeError::io("write", &path))?;
         Ok(path)
     }
 
     fn config(&self, plugin: &str) -> Value {
-        let mut config = json!({ "cniVersion": "1.0.0", "name": "spacecloud", "type": plugin });
+        let mut config = json!({ "cniVersion": "1.0.0", "name": NETWORK, "type": plugin });
         if plugin == "bridge" {
             extend(&mut config, "bridge", json!(BRIDGE));
             extend(&mut config, "isGateway", json!(true));

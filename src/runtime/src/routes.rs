@@ -1,14 +1,8 @@
 use crate::RuntimeError;
 use futures_util::TryStreamExt;
 use model::Subnet;
-use rtnetlink::{
-    LinkBridge, LinkUnspec, RouteMessageBuilder,
-    packet_route::{link::LinkAttribute, route::RouteType},
-};
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    path::Path,
-};
+use rtnetlink::{LinkBridge, LinkUnspec, RouteMessageBuilder, packet_route::route::RouteType};
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Routes every (subnet, module address) over the backplane; setting one again changes nothing.
 ///
@@ -53,45 +47,6 @@ pub(crate) async fn set_service_route(range: Subnet, address: Option<Ipv4Addr>) 
     let answer = handle.route().add(route.build()).replace().execute().await;
     connection.abort();
     answer.map_err(|source| RuntimeError::Route { subnet: range.to_string(), source })
-}
-
-/// Puts the module's end of an instance's cable up or down.
-pub(crate) async fn connect(namespace: &Path, connected: bool) -> Result<(), RuntimeError> {
-    let refused = |source| RuntimeError::Cable { namespace: namespace.to_owned(), source };
-    let path = namespace.to_owned();
-    let peer = tokio::task::spawn_blocking(move || std::thread::spawn(move || other_end(&path)).join());
-    let lost = |_| std::io::Error::other("the thread that looks for it ended");
-    let peer =
-        peer.await.map_err(lost).and_then(|joined| joined.map_err(|_| std::io::Error::other("it panicked")));
-    let peer = peer.and_then(|found| found).map_err(RuntimeError::io("find the cable of", namespace))?;
-    let (connection, handle, _) =
-        rtnetlink::new_connection().map_err(RuntimeError::io("open", "the kernel's netlink socket"))?;
-    let connection = tokio::spawn(connection);
-    let link = LinkUnspec::new_with_index(peer);
-    let link = if connected { link.up() } else { link.down() };
-    let outcome = handle.link().set(link.build()).execute().await;
-    connection.abort();
-    outcome.map_err(refused)
-}
-
-/// The number that the other end of eth0 has outside. Moves its thread into the namespace for good.
-fn other_end(namespace: &Path) -> std::io::Result<u32> {
-    let file = std::fs::File::open(namespace)?;
-    nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        let connection = tokio::spawn(connection);
-        let found = handle.link().get().match_name("eth0".to_owned()).execute().try_next().await;
-        connection.abort();
-        let link = found.map_err(std::io::Error::other)?;
-        let attributes = link.map(|link| link.attributes).unwrap_or_default();
-        let peer = attributes.into_iter().find_map(|attribute| match attribute {
-            LinkAttribute::Link(index) => Some(index),
-            _ => None,
-        });
-        peer.ok_or_else(|| std::io::Error::other("eth0 has no other end"))
-    })
 }
 
 /// Lets nothing more go to an address, or lets it go again; either may be so already. What a connection that is closed

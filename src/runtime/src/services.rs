@@ -10,8 +10,8 @@
 //!  forward, output ─ what still has a service's address has no endpoint: refused at once
 //! ```
 
-use crate::{RuntimeError, conntrack::Conntrack, routes};
-use model::{Endpoint, InstanceId, Policy, Service, ServicePort, ServiceTable, Subnet};
+use crate::{RuntimeError, conntrack::Conntrack, roaming, routes};
+use model::{Endpoint, InstanceId, Policy, Roaming, Service, ServicePort, ServiceTable, Subnet};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,7 +53,8 @@ impl Services {
     /// The kernel or `nft` refuses; the rules are as they were before then.
     pub async fn set(&self, table: &ServiceTable) -> Result<(), RuntimeError> {
         routes::set_service_route(table.range, self.address).await?;
-        nft(&ruleset(table, self.pods)).await?;
+        roaming::set(&table.roaming, self.address).await?;
+        nft(&ruleset(table, self.pods, self.address)).await?;
         let known: BTreeSet<SocketAddrV4> = table.endpoints().map(address).collect();
         blocking(move || {
             let mut conntrack = Conntrack::open()?;
@@ -129,7 +130,7 @@ async fn nft(commands: &Value) -> Result<(), RuntimeError> {
 }
 
 /// Everything that is in the table, as commands of nft's JSON interface (libnftables-json(5)).
-fn ruleset(table: &ServiceTable, pods: Subnet) -> Value {
+fn ruleset(table: &ServiceTable, pods: Subnet, own: Option<Ipv4Addr>) -> Value {
     let object = |kind: &str, mut fields: Value| {
         extend(&mut fields, json!({ "family": "ip", "table": TABLE }));
         json!({ "add": { kind: fields } })
@@ -182,14 +183,35 @@ fn ruleset(table: &ServiceTable, pods: Subnet) -> Value {
     let masked = json!({ "&": [{ "ct": { "key": "mark" } }, MARK_MASK] });
     let ours = is("==", masked, json!(MARK));
     let masquerade = json!({ "masquerade": null });
-    // Two instances of this module: the answer would go over the bridge alone and nobody would translate it back.
-    rule("postrouting", vec![ours.clone(), from(pods), to("==", pods), masquerade.clone()]);
-    // From outside to another module: that one knows no way back to the client but through here.
+    // Those that have come with an address of another module's, and those of ours that have gone with theirs.
+    let (here, away): (Vec<&Roaming>, Vec<&Roaming>) = table.roaming.iter().partition(|r| Some(r.via) == own);
+    let addresses = |all: &[&Roaming]| json!({ "set": all.iter().map(|r| r.address).collect::<Vec<_>>() });
+    let away: Vec<&Roaming> = away.into_iter().filter(|r| pods.contains(r.address)).collect();
+    // Two instances of this module: the answer would go over the bridge alone and nobody would translate it back. By
+    // the bridge's own address and not whichever fits the way out, so that it stays when one of them goes elsewhere.
+    let as_bridge = pods.gateway().map_or(masquerade.clone(), |g| json!({ "snat": { "addr": g } }));
+    rule("postrouting", vec![ours.clone(), from(pods), to("==", pods), as_bridge.clone()]);
+    if !here.is_empty() {
+        let is_here = |field| is("==", payload("ip", field), addresses(&here));
+        rule("postrouting", vec![ours.clone(), is_here("saddr"), is_here("daddr"), as_bridge]);
+    }
+    let mut elsewhere = vec![vec![to("!=", pods)]];
+    if let (false, Some(first)) = (here.is_empty(), elsewhere.first_mut()) {
+        first.push(is("!=", payload("ip", "daddr"), addresses(&here)));
+    }
+    if !away.is_empty() {
+        elsewhere.push(vec![is("==", payload("ip", "daddr"), addresses(&away))]);
+    }
     let published = is("==", json!({ "ct": { "key": "mark" } }), json!(TO_PUBLISHED));
-    rule("postrouting", vec![published, to("!=", pods), masquerade.clone()]);
-    // From this module by an address that others cannot answer to, as the ground link's.
     let local = is("==", json!({ "fib": { "result": "type", "flags": ["saddr"] } }), json!("local"));
-    rule("postrouting", vec![ours, to("!=", pods), local, masquerade]);
+    let as_module = own.map_or(masquerade, |own| json!({ "snat": { "addr": own } }));
+    for elsewhere in elsewhere {
+        // From outside to another module: that one knows no way back to the client but through here.
+        rule("postrouting", [vec![published.clone()], elsewhere.clone(), vec![as_module.clone()]].concat());
+        // From this module by an address that others cannot answer to, as the ground link's.
+        let by_hand = vec![local.clone(), as_module.clone()];
+        rule("postrouting", [vec![ours.clone()], elsewhere, by_hand].concat());
+    }
     for chain in ["refuse-forward", "refuse-output"] {
         let tcp = is("==", json!({ "meta": { "key": "l4proto" } }), json!("tcp"));
         rule(chain, vec![to_services.clone(), tcp, json!({ "reject": { "type": "tcp reset" } })]);

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{chain, config::Config};
 use model::{
-    Attachment, Binding, Desired, InstanceId, Live, Name, Observed, OnDisconnect, Phase, Span, VolumeKey,
+    Attachment, Binding, Desired, InstanceId, Live, Name, Observed, OnDisconnect, Phase, PlannedMove, Span, VolumeKey,
 };
 use planner::Lease;
 use runtime::{Fence, Found, Runtime, RuntimeError, boot_clock};
@@ -159,6 +159,14 @@ impl Instances {
                 // Somebody may have its process: nothing thaws it before the server has spoken.
                 let (to, successor) = (Name::of_module(0), desired.id.clone());
                 desired.live = Some(Live::Gives { to, successor });
+            } else if found.running
+                && desired.spec.migration.planned == PlannedMove::Live
+                && let Some(live) = self.runtime.live()
+            {
+                // An earlier process may have died just before it froze it, or just after it had let it go on.
+                if let Err(error) = live.thaw(&desired.id).await {
+                    tracing::warn!(instance = %desired.id, error = %chain(&error), "cannot let it go on");
+                }
             }
             tracing::info!(instance = %desired.id, running = found.running, "adopted");
             let mut state = lock(&self.state);

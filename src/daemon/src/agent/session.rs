@@ -164,6 +164,9 @@ impl Session<'_> {
                 let desired = order.desired.iter().map(from_desired).collect::<Result<Vec<_>, _>>()?;
                 tracing::info!(number = order.number, instances = desired.len(), "order");
                 let services = from_services(&order.services_json)?;
+                // Before anything is started or stopped: no address may be given to two.
+                let reserved = self.parts.instances.runtime.reserve(&services.roaming).await;
+                reserved.context("cannot keep the addresses of instances that are elsewhere")?;
                 self.parts.instances.order(desired);
                 self.parts.services.order(order.number, services);
                 self.parts.prefetch.order(&order.images);

@@ -37,7 +37,7 @@ pub(super) async fn take(
     desired: &Desired,
     source: &Source<'_>,
 ) -> Result<(String, String), String> {
-    let live = instances.runtime.live().ok_or("this module has no criu, runc or tar")?;
+    let live = instances.runtime.live().ok_or("this module has no criu, runc, tar or nft")?;
     if source.address.is_empty() {
         return Err(format!("{} gives no processes away", source.module));
     }

@@ -140,7 +140,7 @@ fn what_is_known_to_be_unmovable_is_not_tried() {
     bench.refit(1, |m| m.live = String::new());
     let (old, new) = under_way(&mut bench);
     assert_eq!((new.takes.as_ref(), new.replaces), (None, Some(old.id)));
-    assert!(event(&bench, "NotLive").contains("module-1 has no criu, runc or tar"));
+    assert!(event(&bench, "NotLive").contains("module-1 has no criu, runc, tar or nft"));
     assert!(new.decision.cause.contains("not live: module-1 has no criu"), "{}", new.decision.cause);
 }
 

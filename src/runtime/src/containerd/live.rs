@@ -8,7 +8,7 @@ use super::{Calls, Containerd, SIGKILL};
 use crate::{LiveMoves, RuntimeError, live::cause};
 use async_trait::async_trait;
 use containerd_client::services::v1::{PauseTaskRequest, ResumeTaskRequest, snapshots::MountsRequest};
-use model::{Desired, InstanceId};
+use model::{Desired, InstanceId, Live, OnDisconnect};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -20,10 +20,21 @@ use tokio::process::Command;
 const RUNC_ROOT: &str = "/run/containerd/runc/spacecloud";
 /// A process with much memory on a slow disk; one that hangs is not waited for longer.
 const LIMIT: Duration = Duration::from_secs(300);
-/// Connections in a listening socket's queue that nobody has accepted are their clients' to open again; established ones
-/// are closed, as the address stays behind. A restored process stays in the cgroup that runc has made for it: left to
-/// itself CRIU would make the one anew that it had, where neither its limits nor a freeze would reach it.
-pub(super) const CRIU: &str = "skip-in-flight\ntcp-close\nmanage-cgroups=ignore\n";
+/// Established connections go along with the address, and are held by our own rules meanwhile. Those in a listening
+/// socket's queue that nobody has accepted in time are their clients' to open again. A restored process stays in the
+/// cgroup that runc has made for it: left to itself CRIU would make the one anew that it had, where neither its limits
+/// nor a freeze would reach it.
+const KEEPS: (&str, &str) =
+    ("criu.conf", "skip-in-flight\ntcp-established\nnetwork-lock=skip\nmanage-cgroups=ignore\n");
+/// Without the address no connection can go on: they are closed.
+const CLOSES: (&str, &str) = ("criu-close.conf", "skip-in-flight\ntcp-close\nmanage-cgroups=ignore\n");
+
+/// Name and text of the file that tells criu how to move an instance.
+pub(super) fn criu_options(desired: &Desired) -> (&'static str, &'static str) {
+    let comes_without = matches!(desired.live, Some(Live::Takes { .. })) && desired.keeps.is_none();
+    let keeps = desired.spec.migration.on_disconnect != OnDisconnect::Keep && !comes_without;
+    if keeps { KEEPS } else { CLOSES }
+}
 /// What runc reads the name of that file from.
 pub(super) const CRIU_CONFIG: &str = "org.criu.config";
 
@@ -31,7 +42,7 @@ pub(super) const CRIU_CONFIG: &str = "org.criu.config";
 pub(super) fn is_possible() -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).collect();
-    ["criu", "runc", "tar"].iter().all(|name| folders.iter().any(|folder| folder.join(name).is_file()))
+    ["criu", "runc", "tar", "nft"].iter().all(|name| folders.iter().any(|folder| folder.join(name).is_file()))
 }
 
 impl Containerd {
@@ -91,8 +102,8 @@ impl LiveMoves for Containerd {
     }
 
     async fn freeze(&self, id: &InstanceId) -> Result<(), RuntimeError> {
-        // First the cable: what reaches a frozen process would be answered by its kernel and then be lost.
-        self.network.connect(id, false).await?;
+        // First the network: what reaches a frozen process would be answered by its kernel and then be lost.
+        self.network.hold(id, &self.address(id).await?).await?;
         let request = self.calls.request(PauseTaskRequest { container_id: id.to_string() });
         self.calls.tasks().pause(request).await.map(drop).map_err(RuntimeError::call("freeze", id))
     }
@@ -109,7 +120,7 @@ impl LiveMoves for Containerd {
         {
             return Err(RuntimeError::call("thaw", id)(status));
         }
-        self.network.connect(id, true).await
+        self.network.release(id, &self.address(id).await?).await
     }
 
     async fn files(&self, id: &InstanceId) -> Result<PathBuf, RuntimeError> {
@@ -119,7 +130,13 @@ impl LiveMoves for Containerd {
     async fn prepare(&self, desired: &Desired) -> Result<String, RuntimeError> {
         // Its first look at a kernel takes criu longer than all the rest; what it finds it keeps for later.
         let checked = Command::new("criu").arg("check").kill_on_drop(true).output();
-        let (prepared, _) = tokio::join!(self.set_up(desired), tokio::time::timeout(LIMIT, checked));
+        let set_up = async {
+            let prepared = self.set_up(desired).await?;
+            // Who speaks with the process must not be answered by a kernel that does not have it yet.
+            self.network.expect(&desired.id).await?;
+            Ok(prepared)
+        };
+        let (prepared, _) = tokio::join!(set_up, tokio::time::timeout(LIMIT, checked));
         if prepared.is_err() {
             let _ = self.remove(&desired.id, Some(desired)).await;
         }
@@ -132,8 +149,18 @@ impl LiveMoves for Containerd {
         let mounts = self.calls.snapshots().mounts(self.calls.request(request)).await;
         let mounts =
             mounts.map_err(RuntimeError::call("look up the file system of", id))?.into_inner().mounts;
-        let launched = self.launch(desired, mounts, Some(from)).await;
-        let Err(error) = launched else { return Ok(()) };
+        let restored = async {
+            if let Some(address) = desired.keeps {
+                self.network.bring(id, address).await?;
+            }
+            self.launch(desired, mounts, Some(from)).await?;
+            if let Some(address) = desired.keeps {
+                self.network.welcome(id, address).await?;
+            }
+            // No address: what is kept for the old instance is handed over when the server says that it is here.
+            self.network.release(id, "").await
+        };
+        let Err(error) = restored.await else { return Ok(()) };
         let _ = self.kill(id, SIGKILL).await;
         let log = fs::read_to_string(from.join("restore.log")).unwrap_or_default();
         Err(match cause(&log) {

@@ -46,8 +46,13 @@ impl Containerd {
         // At once, and both to their ends: what is half made could not be taken back.
         let mut snapshots = self.calls.snapshots();
         let prepare = snapshots.prepare(self.calls.request(request));
-        let (address, mounts) = tokio::join!(self.network.attach(&desired.id, &desired.spec), prepare);
+        let (address, mounts) =
+            tokio::join!(self.network.attach(&desired.id, &desired.spec, desired.keeps), prepare);
         let address = address?;
+        // One that is to come has its address still elsewhere.
+        if let (Some(address), None) = (desired.keeps, &desired.live) {
+            self.network.bring(&desired.id, address).await?;
+        }
         let mounts =
             mounts.map_err(RuntimeError::call("prepare the file system of", &id))?.into_inner().mounts;
         let labels = HashMap::from([
@@ -121,7 +126,8 @@ impl Containerd {
         let place = spec::Place { netns: &netns, module, grants: &grants, resolv_conf, volumes };
         let mut spec = spec::build(desired, image, &place)?;
         if desired.spec.migration.planned == PlannedMove::Live {
-            let file = self.network.criu_config(live::CRIU)?.display().to_string();
+            let (name, options) = live::criu_options(desired);
+            let file = self.network.criu_config(name, options)?.display().to_string();
             spec.set_annotations(Some(HashMap::from([(live::CRIU_CONFIG.to_owned(), file)])));
         }
         Ok(spec)
