@@ -8,8 +8,10 @@
 //! With STATE=FILE it counts on in that file: each tick appends `<count> <epoch ms> <instance> <module>`, where the count
 //! goes on from the last line that is there. With FILL_KIB it also makes FILE.fill larger by so much each tick.
 //!
-//! `demo-app call ADDRESS:PORT` is its client: it calls `GET /` without pause, each time on a new connection, and
-//! prints ten times a second `<calls> <failed> <longest gap between two successes, ms>`, counted from the first success.
+//! `demo-app call ADDRESS:PORT [SECONDS]` is its client: it calls `GET /` without pause, each time on a new connection
+//! that may take so long, and prints ten times a second `<calls> <failed> <longest gap between two successes, ms>`,
+//! counted from the first success. `demo-app stay ADDRESS:PORT` does the same on one connection (`GET /echo`): each call
+//! is a line that has to come back as it was sent, and a failure is a connection that broke.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -46,8 +48,17 @@ struct Names {
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    if let (Some("call"), Some(address)) = (arguments.next().as_deref(), arguments.next()) {
-        call_for_ever(&address);
+    match (arguments.next().as_deref(), arguments.next()) {
+        (Some("call"), Some(address)) => {
+            let seconds = arguments.next().and_then(|text| text.parse().ok());
+            let limit = seconds.map_or(CALL_LIMIT, Duration::from_secs);
+            count_for_ever(|| call(&address, limit));
+        }
+        (Some("stay"), Some(address)) => {
+            let mut line = None;
+            count_for_ever(|| say(&mut line, &address));
+        }
+        _ => {}
     }
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let name = |key: &str| std::env::var(key).unwrap_or_else(|_| host.clone());
@@ -126,7 +137,7 @@ fn count_in(state: &str, tick: u64, names: &Names) {
 const TELL_EVERY: Duration = Duration::from_millis(100);
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
-fn call_for_ever(address: &str) -> ! {
+fn count_for_ever(mut call: impl FnMut() -> std::io::Result<()>) -> ! {
     let mut terminated = watch_sigterm();
     std::thread::spawn(move || {
         let mut byte = [0];
@@ -136,7 +147,7 @@ fn call_for_ever(address: &str) -> ! {
     let (mut calls, mut failed, mut longest) = (0_u64, 0_u64, Duration::ZERO);
     let (mut last, mut told) = (None, Instant::now());
     loop {
-        let outcome = call(address);
+        let outcome = call();
         let now = Instant::now();
         let Some(before) = last else {
             match outcome {
@@ -166,15 +177,77 @@ fn call_for_ever(address: &str) -> ! {
     }
 }
 
-fn call(address: &str) -> std::io::Result<()> {
+fn call(address: &str, limit: Duration) -> std::io::Result<()> {
     let wrong = |what: &str| std::io::Error::other(what.to_owned());
     let address = address.parse().map_err(|_| wrong("no address"))?;
-    let mut stream = TcpStream::connect_timeout(&address, CALL_LIMIT)?;
-    stream.set_read_timeout(Some(CALL_LIMIT))?;
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: service\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     if answer.starts_with("HTTP/1.1 200 ") && answer.ends_with('\n') { Ok(()) } else { Err(wrong("no whole answer")) }
+}
+
+/// For a line to come back; less than an emulated module needs to move would be a failure of this program's.
+const STAY_LIMIT: Duration = Duration::from_secs(300);
+/// Between two lines: some hundred a second are enough.
+const BREATH: Duration = Duration::from_millis(5);
+
+/// One connection, and how many lines have come back on it.
+struct Line {
+    stream: TcpStream,
+    said: u64,
+}
+
+/// Says the next line on the connection that there is, or opens one.
+fn say(line: &mut Option<Line>, address: &str) -> std::io::Result<()> {
+    let outcome = match line {
+        Some(open) => next_line(open),
+        None => open_line(address).map(|open| *line = Some(open)),
+    };
+    if outcome.is_err() {
+        *line = None;
+    }
+    std::thread::sleep(BREATH);
+    outcome
+}
+
+fn open_line(address: &str) -> std::io::Result<Line> {
+    let address = address.parse().map_err(|_| std::io::Error::other("no address"))?;
+    let mut stream = TcpStream::connect_timeout(&address, STAY_LIMIT)?;
+    stream.set_read_timeout(Some(STAY_LIMIT))?;
+    stream.set_nodelay(true)?;
+    stream.write_all(b"GET /echo HTTP/1.1\r\nHost: service\r\n\r\n")?;
+    let mut answer = vec![0; ECHO.len()];
+    stream.read_exact(&mut answer)?;
+    if answer == ECHO { Ok(Line { stream, said: 0 }) } else { Err(std::io::Error::other("no echo there")) }
+}
+
+fn next_line(line: &mut Line) -> std::io::Result<()> {
+    line.said += 1;
+    let words = format!("{:>63}\n", line.said);
+    line.stream.write_all(words.as_bytes())?;
+    let mut heard = vec![0; words.len()];
+    line.stream.read_exact(&mut heard)?;
+    if heard == words.as_bytes() { return Ok(()) }
+    Err(std::io::Error::other(format!("said {words:?}, heard {:?}", String::from_utf8_lossy(&heard))))
+}
+
+const ECHO: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n\r\n";
+
+/// Sends back what comes, until the client goes.
+fn echo(mut stream: TcpStream) {
+    let _ = stream.set_read_timeout(None);
+    let _ = stream.set_nodelay(true);
+    let mut buffer = [0; 1024];
+    if stream.write_all(ECHO).is_err() {
+        return;
+    }
+    while let Ok(length @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..length]).is_err() {
+            return;
+        }
+    }
 }
 
 fn watch_sigterm() -> std::fs::File {
@@ -224,6 +297,7 @@ fn serve(mut stream: TcpStream, names: &Names) {
     let request = String::from_utf8_lossy(&request);
     let mut words = request.split(' ');
     let (status, body) = match (words.next(), words.next()) {
+        (Some("GET"), Some("/echo")) => return echo(stream),
         (Some("GET"), Some("/healthz")) => ("200 OK", "ok\n".to_owned()),
         (Some("GET"), Some("/")) => {
             ("200 OK", format!("app={} instance={} module={}\n", names.app, names.instance, names.module))

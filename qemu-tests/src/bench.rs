@@ -3,6 +3,7 @@
 //! Each run has a chassis of its own: a cluster remembers who was lost lately, and would be more careful with each run.
 
 mod boot;
+mod live;
 mod peer;
 mod rig;
 
@@ -22,6 +23,8 @@ pub enum Figure {
     Drain,
     /// A client that calls a service without pause while its app is updated, instance by instance
     Update,
+    /// Clients that call a service without pause, and on one connection, while its process moves from module to module
+    Live,
     /// From the return of a module until the instances are balanced again
     Return,
     /// From the power-on of one module until its agent is ready, and the size of the twin's base
@@ -29,6 +32,7 @@ pub enum Figure {
 }
 
 pub use boot::{Boot, boot, table as table_of_boot};
+pub use live::{Live, live, table as table_of_live};
 
 /// How it is measured.
 #[derive(Debug, Clone)]

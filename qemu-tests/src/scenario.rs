@@ -1,6 +1,7 @@
 //! The main job, step by step: a cluster forms, ten apps run, a module is cut off, comes back, and is used again.
 //! The chassis test and the demo run this same code.
 
+pub(crate) mod clients;
 mod live;
 pub(crate) mod lives;
 mod storage;

@@ -2,7 +2,11 @@
 
 use super::{Options, rounded};
 use crate::cluster::{Cluster, Moment, all_ready, counts};
-use crate::scenario::{self, lives};
+use crate::scenario::{
+    self,
+    clients::{self, Calls},
+    lives,
+};
 use crate::{BackplaneKind, Chassis, Plan, Role, SimError, Times, image, twin, within};
 use api::v1::Snapshot;
 use std::time::Duration;
@@ -35,22 +39,14 @@ fn app(planned: &str) -> String {
     format!("{APP}migration = {{ planned = \"{planned}\" }}\n")
 }
 
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(super) struct Rig {
     // In the order of the drops: the cluster is asked no more before its chassis goes.
-    cluster: Cluster,
-    chassis: Chassis,
-    server: u16,
+    pub(super) cluster: Cluster,
+    pub(super) chassis: Chassis,
+    pub(super) server: u16,
     lost: u16,
-}
-
-/// What the caller has counted since it began.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Calls {
-    pub(super) requests: u64,
-    pub(super) failed: u64,
-    pub(super) longest_gap_ms: u64,
 }
 
 /// What was seen of a loss.
@@ -71,6 +67,20 @@ pub(super) struct Comeback {
 impl Rig {
     /// Powers the chassis on and waits until the instances are healthy and spread evenly.
     pub(super) fn start(options: &Options, planned: &str) -> Result<Self, SimError> {
+        let rig = Self::power_on(options)?;
+        rig.cluster.apply(&app(planned))?;
+        let even = |s: &Snapshot| balanced(s, INSTANCES);
+        rig.cluster.wait_for(
+            "the instances are healthy and spread evenly",
+            within(PATIENCE),
+            |_| {},
+            even,
+        )?;
+        Ok(rig)
+    }
+
+    /// Powers the chassis on and waits until its modules are ready; the image is in the registry then.
+    pub(super) fn power_on(options: &Options) -> Result<Self, SimError> {
         let unbuilt = |error| SimError::Image(Box::new(error));
         let image = twin::ensure(&mut |_| {})?;
         let demo = image::demo::demo_app(&image::default_cache().map_err(unbuilt)?).map_err(unbuilt)?;
@@ -90,9 +100,6 @@ impl Rig {
         let ready = |s: &Snapshot| s.modules.iter().filter(|m| m.state == "ready").count() == modules;
         cluster.wait_for("all modules are ready", within(PATIENCE), |_| {}, ready)?;
         scenario::push(server.ground().registry, &directory, &demo)?;
-        cluster.apply(&app(planned))?;
-        let even = |s: &Snapshot| balanced(s, INSTANCES);
-        cluster.wait_for("the instances are healthy and spread evenly", within(PATIENCE), |_| {}, even)?;
         let server = server.slot();
         Ok(Self { cluster, chassis, server, lost })
     }
@@ -140,15 +147,7 @@ impl Rig {
 
     /// What it has counted up to now.
     pub(super) fn calls(&self) -> Result<Calls, SimError> {
-        let read = "tail -n 1 $(ls -t /var/lib/spacecloud/logs/caller-1-*.log | head -n 1)";
-        let said = self.chassis.module(self.server)?.run(read, within(30.s()))?;
-        let numbers: Vec<u64> = said.split_whitespace().map_while(|word| word.parse().ok()).collect();
-        match numbers.as_slice() {
-            [requests, failed, gap] => {
-                Ok(Calls { requests: *requests, failed: *failed, longest_gap_ms: *gap })
-            }
-            _ => Err(refused(&format!("the caller says {:?}", said.trim()))),
-        }
+        clients::read(self.chassis.module(self.server)?, "caller")
     }
 
     /// Drains a module and lets it be used again; answers how many moves that took.
@@ -188,7 +187,7 @@ impl Rig {
     }
 }
 
-fn refused(reason: &str) -> SimError {
+pub(super) fn refused(reason: &str) -> SimError {
     SimError::Refused { reason: reason.to_owned() }
 }
 
@@ -200,7 +199,7 @@ fn first(history: &[Moment], begun: u64, test: impl Fn(&Snapshot) -> bool) -> Re
 }
 
 /// Moves that the events between two snapshots tell of.
-fn moves(before: &Snapshot, after: &Snapshot) -> usize {
+pub(super) fn moves(before: &Snapshot, after: &Snapshot) -> usize {
     let last = before.events.iter().map(|event| event.number).max().unwrap_or(0);
     after.events.iter().filter(|event| event.number > last && event.reason == "Moved").count()
 }

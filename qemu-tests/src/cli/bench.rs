@@ -56,6 +56,10 @@ impl Bench {
                 let figures = bench::update(&options, &mut say)?;
                 self.print(&figures, || bench::table_of_drain("rolling update", &figures, backplane))
             }
+            Figure::Live => {
+                let figures = bench::live(&options, &mut say)?;
+                self.print(&figures, || bench::table_of_live(&figures, backplane))
+            }
             Figure::Boot => {
                 let figures = bench::boot(&options, &mut say)?;
                 self.print(&figures, || bench::table_of_boot(&figures, backplane))
