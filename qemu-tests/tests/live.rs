@@ -71,6 +71,26 @@ impl Rig<'_> {
         self.cluster.drain(to, false).unwrap();
     }
 
+    /// Each module sends the packets of an address where its instance is: one abroad by a route of its own.
+    fn routes_lead(&self, to: &str, address: &str) {
+        let home = address.split('.').nth(2) == to.rsplit('-').next();
+        let abroad = |module: &spacesim::Module| {
+            let routes = module.run("ip route show proto 92", within(30.s())).unwrap_or_default();
+            let here = if module.name() == to { "dev sc0" } else { "via 10.44.0." };
+            if home { routes.trim().is_empty() } else { routes.contains(&format!("{address} {here}")) }
+        };
+        let all = || self.chassis.modules().all(abroad);
+        wait_until(&format!("packets to {address} are sent to {to}"), within(60.s()), all).unwrap();
+        // Nobody else gets it on its own module, until it is there again.
+        let slot: u16 = address.split('.').nth(2).unwrap().parse().unwrap();
+        let kept = format!("cat $(find /run -name {address} 2>/dev/null)");
+        wait_until("its own module keeps it", within(60.s()), || {
+            let said = self.chassis.module(slot).unwrap().run(&kept, within(30.s())).unwrap_or_default();
+            said.starts_with("away") != home && !said.is_empty()
+        })
+        .unwrap();
+    }
+
     /// Moves everything, and checks that the counter went on counting where it had been.
     fn moves(&self, from: &str, to: &str) -> Snapshot {
         let before = self.wait("both are ready", |s| all_on(s, from));
@@ -85,6 +105,9 @@ impl Rig<'_> {
         assert_eq!(first.count, last.count + 1, "no count is lost and none is there twice");
         assert!(first.at > last.at, "{first:?}, {last:?}");
         assert_eq!(of(&after, "counter").restarts, 0);
+        let address = &of(&after, "counter").address;
+        assert_eq!(*address, of(&before, "counter").address, "its address goes along");
+        self.routes_lead(to, address);
         after
     }
 }

@@ -24,8 +24,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// socket's queue that nobody has accepted in time are their clients' to open again. A restored process stays in the
 /// cgroup that runc has made for it: left to itself CRIU would make the one anew that it had, where neither its limits
 /// nor a freeze would reach it.
-const KEEPS: (&str, &str) =
-    ("criu.conf", "skip-in-flight\ntcp-established\nnetwork-lock=skip\nmanage-cgroups=ignore\n");
+const KEEPS: (&str, &str) = ("criu.conf", "skip-in-flight\ntcp-established\nmanage-cgroups=ignore\n");
 /// Without the address no connection can go on: they are closed.
 const CLOSES: (&str, &str) = ("criu-close.conf", "skip-in-flight\ntcp-close\nmanage-cgroups=ignore\n");
 
