@@ -1,11 +1,19 @@
 //! A counter goes on counting on another module: a live move, seen from the counter's own output.
 
-use super::{IMAGE, Note, PATIENCE, Scenario, failed, ready, two_on_each};
+use super::{
+    IMAGE, Note, PATIENCE, Scenario,
+    clients::{self, Calls},
+    failed, ready, two_on_each,
+};
 use crate::{BackplaneKind, SimError, Times, wait_until, within};
 use api::v1::{Instance, Snapshot};
 use model::InstanceId;
 
 const APP: &str = "counter";
+const CALLER: &str = "caller";
+const STAYER: &str = "stayer";
+/// On which module the clients are, and what they have counted.
+type Counted = (String, (Calls, Calls));
 
 /// How far it has counted in memory, from its line `TIME INSTANCE MODULE COUNT …`.
 fn count(line: &str) -> Option<u64> {
@@ -25,22 +33,29 @@ impl Scenario<'_> {
     pub(super) fn live(&mut self) -> Result<(), SimError> {
         (self.note)(Note::Step("a counter moves to another module while it counts"));
         // CRIU takes sockets along on the twin's kernel, but not on every host's.
-        let port = match self.chassis.backplane() {
-            BackplaneKind::Qemu => "8080",
-            BackplaneKind::Netns => "none",
+        let (port, service) = match self.chassis.backplane() {
+            BackplaneKind::Qemu => ("8080", "ports = [{ container = 8080, service = 80 }]\n"),
+            BackplaneKind::Netns => ("none", ""),
         };
         let others = self.cluster.now().instances.len();
         self.cluster.apply(&format!(
             "name = '{APP}'\nimage = '{IMAGE}'\nenv = {{ PORT = '{port}', TELL_COUNT = '1' }}\n\
-             migration = {{ planned = 'live' }}\n"
+             migration = {{ planned = 'live' }}\n{service}"
         ))?;
-        let all = others + 1;
+        let mut all = others + 1;
         let (before, _) = self.wait("the counter is ready", all, |s| ready(s, all, |_| true))?;
         let old = of(&before)?;
         wait_until("the counter has counted a while", within(120.s()), || {
             self.said(&old, "tail").is_ok_and(|count| count >= 10)
         })?;
         let born = self.born(&old)?;
+        let clients = if service.is_empty() {
+            self.unchecked("a client that stays connected: criu refuses sockets on this host's kernel");
+            None
+        } else {
+            all += 2;
+            Some(self.start_clients(&before, &old, all)?)
+        };
         self.mark("drained");
         self.cluster.drain(&old.module, true)?;
         let from = old.module.clone();
@@ -68,10 +83,72 @@ impl Scenario<'_> {
         }
         self.report.times.push(("a drain with a live move", took));
         self.checked(format!("{told}; it counted {last} there and {first} here"));
+        if new.address != old.address {
+            return Err(failed(format!(
+                "{} has {}, and {} had {}",
+                new.id, new.address, old.id, old.address
+            )));
+        }
+        self.checked(format!("its address is {} all the time", new.address));
         self.cluster.drain(&from, false)?;
-        self.cluster.delete(vec![APP.to_owned()])?;
+        let mut apps = vec![APP.to_owned()];
+        if let Some((place, before)) = clients {
+            self.ask_clients(&place, before)?;
+            apps.extend([CALLER.to_owned(), STAYER.to_owned()]);
+        }
+        self.cluster.delete(apps)?;
         self.wait("the module is in use again", others, two_on_each)?;
         Ok(())
+    }
+
+    /// One that calls the counter's service without pause, and one that stays connected to its address; both on a module
+    /// that the counter is not on. Answers its name and what they have counted.
+    fn start_clients(&mut self, now: &Snapshot, old: &Instance, all: usize) -> Result<Counted, SimError> {
+        let service = now.apps.iter().find(|a| a.name == APP).map(|a| a.service.clone()).unwrap_or_default();
+        let place = self.chassis.modules().map(|m| m.name()).find(|name| *name != old.module);
+        let place = place.ok_or_else(|| failed("the chassis has one module only"))?;
+        let caller = clients::app(CALLER, "call", &service, &place, IMAGE);
+        let stayer = clients::app(STAYER, "stay", &format!("{}:8080", old.address), &place, IMAGE);
+        self.cluster.apply(&format!("{caller}{stayer}"))?;
+        self.wait("the counter's clients are ready", all, |s| ready(s, all, |_| true))?;
+        let mut counted = (Calls::default(), Calls::default());
+        wait_until("the counter answers its clients", within(PATIENCE.s()), || {
+            counted = self.counted(&place).unwrap_or_default();
+            counted.0.requests > 0 && counted.1.requests > 0
+        })?;
+        Ok((place, counted))
+    }
+
+    /// Nothing may have failed, and the one connection must be the same.
+    fn ask_clients(&mut self, place: &str, before: (Calls, Calls)) -> Result<(), SimError> {
+        let at = self.counted(place)?;
+        let mut now = at;
+        wait_until("the counter answers its clients again", within(PATIENCE.s()), || {
+            now = self.counted(place).unwrap_or(at);
+            now.0.requests > at.0.requests + 1 && now.1.requests > at.1.requests + 1
+        })?;
+        let (calls, echoes) = now;
+        let of = |now: Calls, before: Calls| {
+            (now.requests.saturating_sub(before.requests), now.failed, now.longest_gap_ms)
+        };
+        let (made, failed_calls, gap) = of(calls, before.0);
+        let (said, broken, echo_gap) = of(echoes, before.1);
+        if failed_calls + broken > 0 {
+            return Err(failed(format!(
+                "{failed_calls} of {made} calls failed, and the open connection broke {broken} times"
+            )));
+        }
+        self.checked(format!("{made} calls meanwhile, none failed; longest gap {gap} ms"));
+        self.checked(format!(
+            "one connection stayed open: {said} lines came back whole; longest gap {echo_gap} ms"
+        ));
+        Ok(())
+    }
+
+    fn counted(&self, place: &str) -> Result<(Calls, Calls), SimError> {
+        let module = self.chassis.modules().find(|m| m.name() == place);
+        let module = module.ok_or_else(|| failed(format!("there is no {place}")))?;
+        Ok((clients::read(module, CALLER)?, clients::read(module, STAYER)?))
     }
 
     fn home(&self, instance: &Instance) -> Result<&crate::Module, SimError> {
