@@ -37,7 +37,7 @@ fn all_modules_are_checked_and_then_updated_one_by_one_the_servers_last() {
     let serving = chassis();
     serving.destine("module-1", Fate::TakesTheServerAlong);
     serving.show(|s| s.modules[2].cordoned = true);
-    let (code, out, err) = spacectl(serving.home(), &["update", "--all", "--outage", "b.raucb"]);
+    let (code, out, err) = spacectl(serving.home(), &["update", "--all", "b.raucb"]);
     assert_eq!(code, 0, "{out}{err}");
     let lines: Vec<_> = out.lines().collect();
     assert_eq!(lines.len(), 3, "{out}");
@@ -67,8 +67,7 @@ fn all_modules_are_checked_and_then_updated_one_by_one_the_servers_last() {
 fn the_first_module_that_fails_ends_it() {
     let serving = chassis();
     serving.destine("module-2", Fate::FallsBack);
-    let (code, out, err) =
-        spacectl(serving.home(), &["update", "--all", "--outage", "-o", "json", "b.raucb"]);
+    let (code, out, err) = spacectl(serving.home(), &["update", "--all", "-o", "json", "b.raucb"]);
     let report: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, report["modules"].as_array().unwrap().len()), (1, 1));
     assert_eq!(
@@ -86,7 +85,7 @@ fn the_first_module_that_fails_ends_it() {
 fn a_bundle_that_a_module_refuses_moves_nothing() {
     let serving = chassis();
     serving.destine("module-3", Fate::Refuses);
-    let (code, out, err) = spacectl(serving.home(), &["update", "--all", "--outage", "b.raucb"]);
+    let (code, out, err) = spacectl(serving.home(), &["update", "--all", "b.raucb"]);
     assert_eq!((code, out.as_str()), (1, ""));
     let words = "module-3: cannot use the bundle: signature verification failed; it runs 1.0 from slot a";
     assert!(err.lines().last().unwrap().ends_with(words), "{err}");
@@ -128,7 +127,6 @@ fn what_is_wrong_from_the_start_is_one_line_and_changes_nothing() {
     let serving = chassis();
     let home = serving.home();
     assert!(refused(home, &["update", "module-9", "b.raucb"], 1).contains("there is no module module-9"));
-    assert!(refused(home, &["update", "--all", "b.raucb"], 1).contains("say --outage"));
     assert!(refused(home, &["update", "module-2", "gone.raucb"], 1).contains("gone.raucb"));
     let whole = fs::read(home.join("b.raucb")).unwrap();
     fs::write(home.join("short.raucb"), &whole[..whole.len() / 2]).unwrap();

@@ -21,7 +21,7 @@ mod volumes;
 use crate::{chain, config::Config};
 use anyhow::Context;
 use instances::Instances;
-use model::{Module, Subnet};
+use model::{Module, Span, Subnet};
 use prefetch::Prefetch;
 use runtime::{BRIDGE, Containerd, Engine, Network, Rauc, Runtime, Slots, Volumes, set_bridge};
 use services::Services;
@@ -171,6 +171,7 @@ fn describe(config: &Config, live: &str, root: Option<model::RootSlot>) -> anyho
         cordoned: false,
         draining: false,
         server: config.roles().0,
+        absence: Span(0),
         root,
     })
 }

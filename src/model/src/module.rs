@@ -1,4 +1,4 @@
-use crate::{Accelerator, Bytes, Cpu, Milli, Name, RootSlot};
+use crate::{Accelerator, Bytes, Cpu, Milli, Name, RootSlot, Span};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -77,6 +77,9 @@ pub struct Module {
     /// The server runs here too.
     #[serde(default)]
     pub server: bool,
+    /// For how long beyond its lease it may believe that it goes on without the server; see the planner's absence.
+    #[serde(default, skip_serializing_if = "Span::is_zero")]
+    pub absence: Span,
     /// The root slot that it runs from, if it was started from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<RootSlot>,

@@ -34,6 +34,11 @@ impl Span {
     pub fn duration(self) -> Duration {
         Duration::from_millis(self.0)
     }
+
+    /// No time at all.
+    pub fn is_zero(&self) -> bool {
+        self.0 == 0
+    }
 }
 
 impl FromStr for Milli {

@@ -22,6 +22,8 @@ pub struct Timing {
     pub lease: Span,
     /// What the server waits on top of the lease before it starts replacements.
     pub margin: Span,
+    /// How long modules may go on without the server while its own module is restarted on purpose.
+    pub absence: Span,
     /// How long a module must have been back before it is given moved instances; doubles with each recent loss.
     pub settle: Span,
     /// How long a moved instance may take to become ready before the move is given up.
@@ -37,6 +39,7 @@ impl Default for Timing {
             suspect: Span(300),
             lease: Span(500),
             margin: Span(250),
+            absence: Span(30 * 60_000),
             settle: Span(1_000),
             move_limit: Span(60_000),
             moves: 2,

@@ -91,6 +91,7 @@ impl Core {
             Event::Tick => Reply::default(),
         };
         self.pass_time(&mut output);
+        self.announce_absence(&mut output);
         self.reconcile();
         self.route();
         self.prefetch();
@@ -102,7 +103,10 @@ impl Core {
     fn hello(&mut self, mut module: Module, observed: &[Observed]) {
         let name = module.name.clone();
         match self.modules.get(&name) {
-            Some(known) => (module.cordoned, module.draining) = (known.cordoned, known.draining),
+            Some(known) => {
+                (module.cordoned, module.draining, module.absence) =
+                    (known.cordoned, known.draining, known.absence);
+            }
             None => self.event(Severity::Normal, &name, "Joined", format!("in slot {}", module.slot)),
         }
         if let Some(root) = &module.root {
@@ -135,6 +139,7 @@ impl Core {
         }
         link.routed = report.routed;
         let after = link.liveness;
+        self.observe_lease(name, report.lease);
         if before != after {
             self.touched.insert(name.clone());
         }
@@ -221,6 +226,7 @@ impl Core {
             if liveness == Liveness::Lost {
                 output.disconnect.insert(name.clone());
                 self.forget_told(&name);
+                self.end_leave(&name);
                 self.lose(&name);
             }
         }

@@ -216,7 +216,10 @@ fn check_reservations(bench: &Bench) {
         let mut used: BTreeMap<u32, u64> = BTreeMap::new();
         let others = planned.iter().filter(|p| p.start <= plan.start && plan.start < p.end);
         let reserved = others.filter_map(|p| p.reservation.as_ref()).filter(|r| r.module == kept.module);
-        let apps = on(bench, &kept.module).filter(|i| !i.is_stopping()).filter(|i| {
+        // One that has a successor already is on its way out, however long its task's window is.
+        let leaves =
+            |i: &Instance| bench.core.instances().any(|other| other.replaces.as_ref() == Some(&i.id));
+        let apps = on(bench, &kept.module).filter(|i| !i.is_stopping() && !leaves(i)).filter(|i| {
             let end = bench.core.plans().find(|p| p.task == i.spec.name).map_or(u64::MAX, |p| p.end);
             i.spec.name != plan.task && (i.spec.kind == Kind::App || end > plan.start)
         });
@@ -277,6 +280,18 @@ fn fits(bench: &Bench, instance: &Instance) -> Option<Name> {
 
 fn task(asked: u8, start: u64, length: u64) -> Act {
     Act::Task { number: 0, asked, start, length, after: None }
+}
+
+/// A task that runs is given another window and other resources, while another has reserved what it gives up.
+#[test]
+fn what_is_about_to_leave_keeps_nothing_from_a_window() {
+    let task = |number, asked, start, length| Act::Task { number, asked, start, length, after: None };
+    let mut bench = Bench::new(&[3, 3]);
+    for act in [task(3, 3, 8, 10), Act::Run(11_000), task(0, 4, 7, 1), task(3, 0, 0, 8), Act::Run(7_300)] {
+        perform(&mut bench, act);
+        check(&bench);
+    }
+    assert_eq!(bench.place("t0"), "module-1 0", "on time, where it was reserved");
 }
 
 /// Histories that the longer run has found once: a window is open, and nobody is there yet.

@@ -8,16 +8,28 @@ use model::Span;
 pub struct Lease {
     length: u64,
     deadline: Option<u64>,
+    given: bool,
 }
 
 impl Lease {
     /// No lease yet; `kept` is the deadline that an earlier process of this boot left behind.
     pub fn new(length: Span, kept: Option<u64>) -> Self {
-        Self { length: length.0, deadline: kept }
+        Self { length: length.0, deadline: kept, given: false }
     }
 
-    /// The server acknowledged a heartbeat sent at `sent`, or it was found at `sent` that nobody serves on the
-    /// server's port: then nobody decides either, and a server that starts later waits a whole lease first.
+    /// The server acknowledged a heartbeat sent at `sent` and gives a lease of this length, which it may also shorten:
+    /// after its planned absence it does.
+    pub fn grant(&mut self, sent: u64, length: Span) {
+        *self = Self { length: length.0, deadline: Some(sent.saturating_add(length.0)), given: true };
+    }
+
+    /// The length of the last lease that was given to this process; nothing before the first one.
+    pub fn given(&self) -> Span {
+        Span(if self.given { self.length } else { 0 })
+    }
+
+    /// It was found at `sent` that nobody serves on the server's port: then nobody decides either, and a server that
+    /// starts later waits a whole lease first.
     pub fn renew(&mut self, sent: u64) {
         self.deadline = Some(self.deadline.unwrap_or(0).max(sent.saturating_add(self.length)));
     }
@@ -46,5 +58,18 @@ mod tests {
         assert!(lease.holds(1499));
         assert!(!lease.holds(1500));
         assert!(Lease::new(Span(500), Some(2000)).holds(1999));
+    }
+
+    #[test]
+    fn a_longer_lease_is_over_as_soon_as_the_server_gives_a_usual_one() {
+        let mut lease = Lease::new(Span(500), Some(1200));
+        assert_eq!(lease.given(), Span(0));
+        lease.grant(1000, Span(60_500));
+        assert_eq!((lease.given(), lease.deadline()), (Span(60_500), Some(61_500)));
+        // Nobody serves on the port: the server may be back in a moment, and knows what it gave.
+        lease.renew(2000);
+        assert_eq!(lease.deadline(), Some(62_500));
+        lease.grant(3000, Span(500));
+        assert_eq!((lease.given(), lease.deadline()), (Span(500), Some(3500)));
     }
 }

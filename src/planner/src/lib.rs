@@ -14,6 +14,7 @@
 //! The order of an output's use is fixed: commit the changes, then send the orders and acks.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod absence;
 mod balance;
 mod bind;
 mod core;

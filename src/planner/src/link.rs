@@ -1,3 +1,4 @@
+use crate::absence::Leave;
 use model::{Liveness, Now, Timing};
 
 /// What the core knows of one module's connection. Never stored.
@@ -15,6 +16,8 @@ pub(crate) struct Link {
     pub(crate) taken: u64,
     /// The last order whose service table the agent has set.
     pub(crate) routed: u64,
+    /// It may believe that its lease is longer than usual.
+    pub(crate) leave: Option<Leave>,
 }
 
 /// After this long without a loss a module's losses are forgotten.
@@ -33,6 +36,7 @@ impl Link {
             ordered: 0,
             taken: 0,
             routed: 0,
+            leave: None,
         }
     }
 
@@ -86,7 +90,9 @@ impl Link {
 
     /// From when on it counts as lost if nothing is heard.
     fn lost_from(&self, timing: &Timing) -> u64 {
-        self.heard.saturating_add(timing.lease.0).saturating_add(timing.margin.0).saturating_add(1)
+        let lease = self.heard.saturating_add(timing.lease.0);
+        let lease = self.leave.as_ref().map_or(lease, |leave| lease.max(leave.until));
+        lease.saturating_add(timing.margin.0).saturating_add(1)
     }
 
     /// Milliseconds until it may take moved instances: longer with each recent loss.

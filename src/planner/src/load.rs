@@ -39,6 +39,7 @@ impl Core {
                 Record::App(app) => drop(core.apps.insert(app.name().clone(), app)),
                 Record::Module(module) => {
                     core.links.insert(module.name.clone(), Link::unheard(now));
+                    core.resume_leave(&module);
                     core.touched.insert(module.name.clone());
                     core.modules.insert(module.name.clone(), module);
                 }

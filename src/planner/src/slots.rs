@@ -41,6 +41,9 @@ impl Core {
             UpdatePhase::Failed => (Severity::Warning, "UpdateFailed", update.message.clone()),
         };
         self.event(severity, name, reason, text);
+        if update.phase == UpdatePhase::Rebooting {
+            self.tell_absence(name);
+        }
     }
 
     /// May a module fetch a bundle, or, with `install`, write it and restart? One module at a time, and only when it

@@ -1,7 +1,7 @@
 //! What goes into a step of the core, and what comes out of it.
 
 use model::{
-    AppSpec, Desired, ImageRef, Module, Name, Observed, Record, RecordKind, ServiceTable, VolumeKey,
+    AppSpec, Desired, ImageRef, Module, Name, Observed, Record, RecordKind, ServiceTable, Span, VolumeKey,
     VolumeReport, VolumeSpec,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,6 +76,8 @@ pub struct AgentReport {
     pub routed: u64,
     /// What it sees of volumes.
     pub volumes: VolumeReport,
+    /// The lease that the last acknowledgement gave it; nothing before the first one to this process.
+    pub lease: Span,
 }
 
 /// What happens to the core.
@@ -135,6 +137,8 @@ pub struct Output {
     pub orders: BTreeMap<Name, Order>,
     /// The agent whose hello or heartbeat is to be acknowledged.
     pub ack: Option<Name>,
+    /// How much longer than usual the lease is that the acknowledgement gives.
+    pub absence: Span,
     /// Connections to close: they must say hello again.
     pub disconnect: BTreeSet<Name>,
 }

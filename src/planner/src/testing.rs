@@ -3,7 +3,7 @@
 use crate::{AgentReport, Core, Event, Output, Refusal, Reply, Request};
 use model::{
     Accelerator, AppFile, AppSpec, Bytes, Capacity, Instance, InstanceId, Milli, Module, Name, Now, Observed,
-    Phase, Record, RecordKind, Timing, VolumeKey, VolumeReport,
+    Phase, Record, RecordKind, Span, Timing, VolumeKey, VolumeReport,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,6 +32,7 @@ pub(crate) fn module(slot: u16, accelerators: u32) -> Module {
         cordoned: false,
         draining: false,
         server: false,
+        absence: model::Span(0),
         root: None,
     }
 }
@@ -62,6 +63,8 @@ pub(crate) struct Bench {
     pub(crate) reports: BTreeMap<Name, VolumeReport>,
     /// What each module is told to erase.
     pub(crate) erase: BTreeMap<Name, Vec<VolumeKey>>,
+    /// The lease that each module was given last.
+    pub(crate) leases: BTreeMap<Name, Span>,
     pub(crate) time: u64,
 }
 
@@ -77,6 +80,7 @@ impl Bench {
             silent: BTreeSet::new(),
             reports: BTreeMap::new(),
             erase: BTreeMap::new(),
+            leases: BTreeMap::new(),
             time: 1_000_000,
         };
         let all: Vec<Name> = bench.modules.keys().cloned().collect();
@@ -108,7 +112,10 @@ impl Bench {
 
     pub(crate) fn step(&mut self, event: Event) -> Result<Reply, Refusal> {
         let (reply, output) = self.core.step(event, Now { mono: self.time, wall: self.time })?;
-        let Output { changes, orders, .. } = output;
+        let Output { changes, orders, ack, absence, .. } = output;
+        if let Some(name) = ack {
+            self.leases.insert(name, Span(Timing::default().lease.0 + absence.0));
+        }
         for change in changes {
             match change.record {
                 Some(record) => drop(self.stored.insert((change.kind, change.key), record)),
@@ -120,6 +127,12 @@ impl Bench {
             self.wanted.insert(name, (order.number, order.desired.into_iter().map(|d| d.id).collect()));
         }
         Ok(reply)
+    }
+
+    /// The server's process is another one from now on.
+    pub(crate) fn restart(&mut self) {
+        let now = Now { mono: self.time, wall: self.time };
+        self.core = Core::load(self.stored.values().cloned().collect(), Timing::default(), now);
     }
 
     pub(crate) fn ask(&mut self, request: Request) -> Result<Reply, Refusal> {
@@ -151,7 +164,8 @@ impl Bench {
                 };
                 let observed = wanted.iter().map(observed).collect();
                 let volumes = self.reports.get(&name).cloned().unwrap_or_default();
-                let report = AgentReport { taken, observed, routed: taken, volumes };
+                let lease = self.leases.get(&name).copied().unwrap_or_default();
+                let report = AgentReport { taken, observed, routed: taken, volumes, lease };
                 self.step(Event::Heartbeat(name, report)).unwrap();
             }
             self.step(Event::Tick).unwrap();

@@ -38,6 +38,7 @@ fn module(slot: u16) -> Module {
         cordoned: false,
         draining: false,
         server: false,
+        absence: model::Span(0),
         root: None,
     }
 }
@@ -226,7 +227,13 @@ impl World {
             .collect();
         if agent.connected {
             let volumes = Default::default();
-            let report = AgentReport { taken: agent.taken, observed, routed: agent.routed, volumes };
+            let report = AgentReport {
+                taken: agent.taken,
+                observed,
+                routed: agent.routed,
+                volumes,
+                lease: model::Span(0),
+            };
             self.step(Event::Heartbeat(name.clone(), report)).unwrap();
         } else {
             agent.connected = true;

@@ -53,11 +53,6 @@ pub enum UpdateError {
     /// Somebody is at it.
     #[error("{0} is being updated already; wait for its end, which `spacectl get events` says")]
     UnderWay(String),
-    /// Its restart would stop what runs elsewhere.
-    #[error(
-        "{0} has the server: while it restarts nobody decides, and apps with on_disconnect = \"stop\" end on all modules; say --outage if they may"
-    )]
-    Outage(String),
     /// The apps are not whole, and a module less would make it worse.
     #[error(
         "{module}: not begun, for {app} has {ready} of {replicas} replicas ready; mend that first (`spacectl get instances`)"

@@ -38,9 +38,6 @@ pub(crate) struct Update {
     /// All modules, one after the other, the server's last
     #[arg(long)]
     all: bool,
-    /// The server's module too, though apps with on_disconnect = "stop" end everywhere while it restarts
-    #[arg(long)]
-    outage: bool,
     /// How long one module may take for each step: to fetch, to be emptied, and from installing to proven good
     #[arg(long, value_name = "SPAN", default_value = "15min")]
     limit: Span,
@@ -54,7 +51,7 @@ pub(crate) async fn update(server: &Server, asked: Update) -> Result<(), Failure
     // Hashing takes its time, and blocks nobody else here.
     let bundle = Bundle::open(&file)?;
     let which = asked.module.as_ref().map_or(Which::All, Which::One);
-    let plan = plan::plan(&server.snapshot().await?, which, &bundle, asked.outage)?;
+    let plan = plan::plan(&server.snapshot().await?, which, &bundle)?;
     let mut outcomes: Vec<Outcome> = plan.unchanged.iter().map(Outcome::unchanged).collect();
     let mut failure = None;
     if !plan.targets.is_empty() {

@@ -35,12 +35,7 @@ pub(crate) struct Plan {
 }
 
 /// All modules are checked before the first is touched.
-pub(crate) fn plan(
-    snapshot: &Snapshot,
-    which: Which<'_>,
-    bundle: &Bundle,
-    outage: bool,
-) -> Result<Plan, UpdateError> {
+pub(crate) fn plan(snapshot: &Snapshot, which: Which<'_>, bundle: &Bundle) -> Result<Plan, UpdateError> {
     let mut modules: Vec<&Module> = match which {
         Which::All => snapshot.modules.iter().collect(),
         Which::One(name) => snapshot.modules.iter().filter(|m| m.name == name.as_str()).collect(),
@@ -67,9 +62,6 @@ pub(crate) fn plan(
             plan.unchanged.push(target);
             continue;
         }
-        if module.server && !outage && elsewhere(snapshot, &module.name).next().is_some() {
-            return Err(UpdateError::Outage(module.name.clone()));
-        }
         plan.targets.push(target);
     }
     Ok(plan)
@@ -90,12 +82,6 @@ fn updatable<'a>(module: &'a Module, bundle: &Bundle) -> Result<&'a RootSlot, Up
         return Err(UpdateError::UnderWay(name()));
     }
     Ok(root)
-}
-
-/// What a server that is away could cost: with one module alone, nothing that its own restart does not cost anyway.
-fn elsewhere<'a>(snapshot: &'a Snapshot, server: &'a str) -> impl Iterator<Item = &'a Instance> {
-    let others = snapshot.modules.iter().any(|m| m.name != server);
-    snapshot.instances.iter().filter(move |_| others)
 }
 
 /// What still is on a module.
@@ -158,7 +144,7 @@ mod tests {
     }
 
     fn refused(all: &Snapshot, which: Which<'_>) -> String {
-        plan(all, which, &bundle(), false).unwrap_err().to_string()
+        plan(all, which, &bundle()).unwrap_err().to_string()
     }
 
     #[test]
@@ -166,7 +152,7 @@ mod tests {
         let mut all = chassis();
         all.modules[1].root.as_mut().unwrap().update = update("done");
         all.modules[2].cordoned = true;
-        let made = plan(&all, Which::All, &bundle(), false).unwrap();
+        let made = plan(&all, Which::All, &bundle()).unwrap();
         let names = |list: &[Target]| list.iter().map(|t| t.module.clone()).collect::<Vec<_>>();
         assert_eq!(
             (names(&made.targets), names(&made.unchanged)),
@@ -195,22 +181,12 @@ mod tests {
                 let line = refused(&all, which);
                 assert!(line.starts_with(words) && !line.contains('\n'), "{line}");
             }
-            plan(&all, Which::One(&Name::of_module(2)), &bundle(), false).unwrap();
+            plan(&all, Which::One(&Name::of_module(2)), &bundle()).unwrap();
         }
         assert!(
             refused(&chassis(), Which::One(&Name::of_module(9))).starts_with("there is no module module-9")
         );
         assert!(refused(&snapshot(), Which::All).starts_with("no module has joined"));
-    }
-
-    #[test]
-    fn the_servers_restart_is_asked_for_when_anything_runs() {
-        let mut all = chassis();
-        plan(&all, Which::All, &bundle(), false).unwrap();
-        all.instances = vec![instance("cam-1-1", "module-2")];
-        assert!(refused(&all, Which::All).contains("say --outage"));
-        assert_eq!(plan(&all, Which::All, &bundle(), true).unwrap().targets.len(), 3);
-        plan(&all, Which::One(&Name::of_module(2)), &bundle(), false).unwrap();
     }
 
     #[test]

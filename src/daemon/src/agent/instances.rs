@@ -90,21 +90,26 @@ impl Instances {
     /// The server acknowledged what was sent at `sent` on the boot clock; its lease's length counts from now on.
     pub(super) fn acknowledged(&self, sent: u64, length: Span) {
         let mut lease = lock(&self.lease);
-        *lease = Lease::new(length, lease.deadline());
-        self.renew(lease, sent);
+        lease.grant(sent, length);
+        self.keep_lease(&lease);
+    }
+
+    /// The length of the last lease that the server gave to this process.
+    pub(super) fn lease_given(&self) -> Span {
+        lock(&self.lease).given()
     }
 
     /// At `sent` nobody served on the server's port: nobody decides, see [`Lease::renew`]. A lease that has run
     /// out stays so.
     pub(super) fn nobody_decides(&self, sent: u64) {
-        let lease = lock(&self.lease);
+        let mut lease = lock(&self.lease);
         if lease.holds(boot_clock()) {
-            self.renew(lease, sent);
+            lease.renew(sent);
+            self.keep_lease(&lease);
         }
     }
 
-    fn renew(&self, mut lease: MutexGuard<'_, Lease>, sent: u64) {
-        lease.renew(sent);
+    fn keep_lease(&self, lease: &Lease) {
         if let Some(deadline) = lease.deadline()
             && let Err(error) = self.fence.keep_deadline(deadline)
         {

@@ -10,7 +10,7 @@ use api::{
     from_desired, from_erase, from_services, to_observed, to_root, to_volumes,
     v1::{self, FromAgent, Heartbeat, Hello, agents_client::AgentsClient, from_agent, to_agent},
 };
-use model::{Name, Timing};
+use model::{Name, Span, Timing};
 use runtime::{boot_clock, set_routes};
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
@@ -141,7 +141,8 @@ impl Session<'_> {
         let observed = self.parts.instances.observed().iter().map(to_observed).collect();
         let (sequence, taken, routed) = (self.sequence, self.taken, self.parts.services.routed());
         let volumes_json = to_volumes(&self.parts.volumes.report())?;
-        let beat = Heartbeat { sequence, taken, observed, routed, volumes_json };
+        let lease = self.parts.instances.lease_given().0;
+        let beat = Heartbeat { sequence, taken, observed, routed, volumes_json, lease };
         // The time before sending: the lease may never be longer than the server believes.
         self.sent.push_back((self.sequence, boot_clock()));
         while self.sent.len() > WINDOW {
@@ -194,7 +195,8 @@ impl Session<'_> {
         if let Some((sequence, at)) = self.sent.front().copied()
             && sequence == ack.sequence
         {
-            self.parts.instances.acknowledged(at, self.timing.lease);
+            let length = Span(self.timing.lease.0.saturating_add(ack.absence));
+            self.parts.instances.acknowledged(at, length);
         }
         if ack.peers != self.peers {
             let own = self.module.to_string();

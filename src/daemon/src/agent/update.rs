@@ -28,8 +28,10 @@ const TELL_EVERY: Duration = Duration::from_millis(250);
 /// Connections that bring nothing before a bundle is given up, and the pause between them.
 const TRIES: u32 = 30;
 const PAUSE: Duration = Duration::from_secs(1);
-/// The server may hear that the module is restarted before it is.
+/// The server may hear that the module is restarted before it is; and, if it is the server's own, all modules that the
+/// server will be away: that takes each a heartbeat.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_WORDS_BEATS: u32 = 3;
 
 /// The module's root slots and what is done to them.
 pub(super) struct Updates {
@@ -241,7 +243,8 @@ impl Updates {
         self.slots.install(&self.shelf.whole(bundle), &told).await?;
         update.phase = UpdatePhase::Rebooting;
         self.set(update.clone()).await;
-        tokio::time::sleep(LAST_WORDS).await;
+        let beats = self.config.timing.heartbeat.duration() * LAST_WORDS_BEATS;
+        tokio::time::sleep(LAST_WORDS.max(beats)).await;
         self.slots.reboot().await?;
         Ok(())
     }

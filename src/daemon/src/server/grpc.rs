@@ -11,7 +11,7 @@ use api::{
     v1::{self, agents_server::Agents, cluster_server::Cluster, from_agent, to_agent},
 };
 use identity::{Role, Token, role_of};
-use model::{AppSpec, Module, Name, Observed, VolumeSpec};
+use model::{AppSpec, Module, Name, Observed, Span, VolumeSpec};
 use planner::{AgentReport, Amounts, Refusal, Reply, Request as Ask};
 use std::{
     collections::BTreeMap,
@@ -325,7 +325,8 @@ fn take_in(
             let (taken, routed) = (beat.taken, beat.routed);
             let volumes =
                 from_volumes(&beat.volumes_json).map_err(|e| Status::invalid_argument(e.to_string()))?;
-            let report = AgentReport { taken, observed: observations(beat.observed)?, routed, volumes };
+            let (observed, lease) = (observations(beat.observed)?, Span(beat.lease));
+            let report = AgentReport { taken, observed, routed, volumes, lease };
             shell.send(Command::Heartbeat { module: own.clone(), session, sequence: beat.sequence, report });
         }
         from_agent::Message::Root(state) => {

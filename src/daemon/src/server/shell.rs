@@ -217,7 +217,7 @@ impl Owner {
             .map(|(m, _)| v1::Peer { pods: m.pods.clone(), address: m.address.clone() })
             .collect();
         if let Some(session) = output.ack.as_ref().and_then(|name| self.sessions.get(name)) {
-            let ack = v1::Ack { sequence: session.sequence, peers };
+            let ack = v1::Ack { sequence: session.sequence, peers, absence: output.absence.0 };
             let _ = session.sender.send(v1::ToAgent { message: Some(v1::to_agent::Message::Ack(ack)) });
         }
         for (name, order) in output.orders {

@@ -1,6 +1,7 @@
 //! Bundles on their way to modules, and what becomes of the modules. Only the slots themselves are fake.
 
 use super::*;
+use daemon::config::Roles;
 use sha2::{Digest, Sha256};
 use testkit::FakeSlots;
 
@@ -12,13 +13,17 @@ struct Fleet {
 }
 
 impl Fleet {
+    /// A machine that is busy must not look like a module that is lost.
     async fn start(modules: u16) -> Self {
+        Self::with_lease(modules, 20_000).await
+    }
+
+    async fn with_lease(modules: u16, lease: u64) -> Self {
         let mut cluster = Cluster::start(0).await;
-        // A machine that is busy must not look like a module that is lost.
         cluster.server.take().unwrap().stop();
         let token = cluster.server_config.state.join("token");
         let mut patient = config(cluster.dir.path(), 1, free_port(), free_port(), &token);
-        (patient.timing.lease, patient.timing.suspect) = (model::Span(20_000), model::Span(10_000));
+        (patient.timing.lease, patient.timing.suspect) = (model::Span(lease), model::Span(lease / 2));
         cluster.server = Some(server::start(&patient).await.unwrap());
         cluster.server_config = patient;
         let mut fleet = Self { cluster, slots: BTreeMap::new() };
@@ -39,6 +44,7 @@ impl Fleet {
         let server = &cluster.server_config.server;
         let mut config = config(cluster.dir.path(), slot, port(&server.listen), port(&server.http), &token);
         config.state = cluster.dir.path().join(format!("agent-{slot}"));
+        config.roles = if slot == 1 { Roles::Both } else { Roles::Agent };
         let (runtime, slots) = (Arc::new(FakeRuntime::default()), self.slots[&slot].clone());
         let shared = runtime.clone();
         let task = tokio::spawn(async move { agent::run_with(config, shared, slots).await.unwrap() });
@@ -155,6 +161,46 @@ async fn a_module_is_updated_only_when_it_is_empty_and_says_when_the_new_slot_ha
     while left() != ["state.json"] {
         assert!(tokio::time::Instant::now() < end, "{:?}", left());
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_own_module_is_updated_while_the_others_go_on_without_it() {
+    const LEASE: u64 = 2_000;
+    let mut fleet = Fleet::with_lease(3, LEASE).await;
+    fleet.cordon(1, true).await;
+    fleet.cluster.apply(WEB).await.unwrap();
+    fleet.cluster.until("ready", all_ready(2)).await;
+    let text = bundle("board 2.0");
+    fleet.send(&text).await;
+    fleet.ask(1, &text, "1", false).await.unwrap();
+    fleet.until(1, "checked", "1").await;
+    fleet.ask(1, &text, "1", true).await.unwrap();
+    let slots = fleet.slots[&1].clone();
+    fleet
+        .cluster
+        .until("the other modules are told", |s| s.events.iter().any(|e| e.reason == "Absence"))
+        .await;
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !slots.is_restarting() {
+        assert!(tokio::time::Instant::now() < end, "no restart was asked for");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Its port still takes connections, and never answers: as a module that is being restarted.
+    fleet.cluster.server.take().unwrap().stop();
+    fleet.cluster.agents[&1].1.abort();
+    let running = |fleet: &Fleet| -> Vec<_> {
+        let agents = &fleet.cluster.agents;
+        [2, 3].map(|slot| agents[&slot].0.running()).concat()
+    };
+    let before = running(&fleet);
+    assert_eq!(before.len(), 2);
+    // However long it takes, as long as it is longer than a lease.
+    tokio::time::sleep(Duration::from_millis(3 * LEASE)).await;
+    assert_eq!(running(&fleet), before, "they went on without a server");
+    for slot in [2, 3] {
+        let runtime = &fleet.cluster.agents[&slot].0;
+        assert!(runtime.running().iter().all(|id| runtime.starts(id) == 1));
     }
 }
 

@@ -56,7 +56,13 @@ fn says(bench: &mut Bench, new: &Instance, phase: Phase, refused: &str) {
         connections: None,
         refused: refused.to_owned(),
     };
-    let report = AgentReport { taken: 99, observed: vec![observed], routed: 99, volumes: Default::default() };
+    let report = AgentReport {
+        taken: 99,
+        observed: vec![observed],
+        routed: 99,
+        volumes: Default::default(),
+        lease: Default::default(),
+    };
     bench.step(Event::Heartbeat(name("module-2"), report)).unwrap();
 }
 
