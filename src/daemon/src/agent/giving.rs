@@ -37,6 +37,9 @@ const ROUNDS: u32 = 3;
 const ENOUGH: u64 = 1 << 20;
 /// A target that is gone without a word is noticed in this time.
 const SILENCE: Duration = Duration::from_secs(40);
+/// For the server's word that the target has had already.
+const HEARSAY: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(10);
 const RETRY: Duration = Duration::from_millis(500);
 
 /// How far an instance is in being given away.
@@ -133,7 +136,14 @@ impl Moves for Giver {
         let parse =
             |text: &str| text.parse::<InstanceId>().map_err(|e| Status::invalid_argument(e.to_string()));
         let (id, successor) = (parse(&instance)?, parse(&successor)?);
-        self.instances.begin_giving(&id, &asker, &successor).map_err(Status::failed_precondition)?;
+        let asked = tokio::time::Instant::now();
+        // Two modules get their orders one after the other: the target may have heard of it first.
+        while let Err(why) = self.instances.begin_giving(&id, &asker, &successor) {
+            if asked.elapsed() >= HEARSAY {
+                return Err(Status::failed_precondition(why));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
         tracing::info!(instance = %id, to = %asker, "asked for its process");
         let (out, parts) = mpsc::channel(WINDOW);
         let giver = self.clone();

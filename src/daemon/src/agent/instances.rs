@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{chain, config::Config};
 use model::{
-    Attachment, Binding, Desired, InstanceId, Live, Name, Observed, OnDisconnect, Phase, PlannedMove, Span, VolumeKey,
+    Attachment, Binding, Desired, InstanceId, Live, Name, Observed, OnDisconnect, Phase, PlannedMove, Span,
+    VolumeKey,
 };
 use planner::Lease;
 use runtime::{Fence, Found, Runtime, RuntimeError, boot_clock};

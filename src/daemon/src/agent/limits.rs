@@ -20,6 +20,7 @@ pub(super) async fn follow_limits(
         let mut wanted = changes.borrow_and_update().clone();
         // A move changes no limits.
         wanted.live.clone_from(&given.live);
+        wanted.keeps = given.keeps;
         if wanted != given {
             match runtime.update(&wanted).await {
                 Ok(()) => {
