@@ -8,6 +8,7 @@ mod clients;
 mod crash;
 mod mutual;
 mod peers;
+mod reading;
 mod spec;
 #[path = "../support/mod.rs"]
 mod support;
