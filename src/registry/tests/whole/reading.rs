@@ -11,7 +11,7 @@ use tempfile::tempdir;
 use testkit::noise;
 
 /// More than a connection's buffers hold, so that the registry must wait for its reader.
-const LARGE: usize = 24 << 20;
+const LARGE: usize = 16 << 20;
 
 fn ask(port: u16, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -44,7 +44,7 @@ fn readers_of_large_blobs_do_not_wait_for_each_other() {
         })
         .collect();
     thread::scope(|scope| {
-        for number in 0..8 {
+        for number in 0..4 {
             let (path, content, port) = (&paths[number % 2], &contents[number % 2], registry.port);
             scope.spawn(move || {
                 assert!(rest(ask(port, path)) == content[..], "reader {number} got something else");
