@@ -8,6 +8,7 @@
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use hyper::body::{Frame, SizeHint};
 use std::{
     collections::VecDeque,
@@ -21,7 +22,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
-    task::JoinHandle,
+    task::{JoinHandle, yield_now},
 };
 
 /// How much of a file one slice stands for. Much at a time: a reader that has caught up goes to sleep, and to
@@ -48,7 +49,14 @@ pub(crate) struct Direct(Arc<Mutex<VecDeque<Piece>>>);
 impl Direct {
     /// The bytes of a file from `start` up to `end` as a body for this connection.
     pub(crate) fn body(&self, file: File, start: u64, end: u64) -> Body {
-        Body::new(FileBody { direct: self.clone(), file: Arc::new(file), at: start, end, warming: None })
+        Body::new(FileBody {
+            direct: self.clone(),
+            file: Arc::new(file),
+            at: start,
+            end,
+            warming: None,
+            turn: None,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Piece>> {
@@ -62,6 +70,8 @@ struct FileBody {
     at: u64,
     end: u64,
     warming: Option<JoinHandle<io::Result<()>>>,
+    /// Between two pieces the other connections have their turn.
+    turn: Option<BoxFuture<'static, ()>>,
 }
 
 /// Whether the last page of a piece is in the kernel's cache, as far as that can be told.
@@ -96,6 +106,10 @@ impl hyper::body::Body for FileBody {
         if self.at >= self.end {
             return Poll::Ready(None);
         }
+        if let Some(turn) = &mut self.turn {
+            ready!(turn.as_mut().poll(cx));
+            self.turn = None;
+        }
         let length = usize::try_from(self.end - self.at).unwrap_or(PIECE).min(PIECE);
         let end = self.at + u64::try_from(length).unwrap_or_default();
         if let Some(warming) = &mut self.warming {
@@ -110,6 +124,8 @@ impl hyper::body::Body for FileBody {
         let piece = Piece { file: self.file.clone(), start: self.at, end };
         self.direct.lock().push_back(piece);
         self.at = end;
+        // A reader that is quick enough would keep this thread until its file's end, and all the others asleep.
+        self.turn = Some(Box::pin(yield_now()));
         let zeros: &'static [u8] = *STAND_IN;
         let stand_in = Bytes::from_static(zeros.get(..length).unwrap_or_default());
         Poll::Ready(Some(Ok(Frame::data(stand_in))))
