@@ -19,7 +19,9 @@ impl Core {
     pub(crate) fn brought_along(&self, old: &Instance) -> Result<Ipv4Addr, String> {
         // While it was cut off nobody could tell whether it still has its address.
         if old.spec.migration.on_disconnect == OnDisconnect::Keep {
-            return Err("it goes on where it is cut off, so another module cannot have its address".to_owned());
+            return Err(
+                "it goes on where it is cut off, so another module cannot have its address".to_owned()
+            );
         }
         old.address.parse().map_err(|_| format!("{:?} is no IPv4 address", old.address))
     }

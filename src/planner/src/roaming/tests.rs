@@ -50,8 +50,13 @@ fn report(bench: &mut Bench, slot: u16, one: Option<(InstanceId, Phase, &str, &s
         connections: None,
         refused: refused.to_owned(),
     });
-    let report =
-        AgentReport { taken: 99, observed: observed.collect(), routed: 99, volumes: Default::default() };
+    let report = AgentReport {
+        taken: 99,
+        observed: observed.collect(),
+        routed: 99,
+        volumes: Default::default(),
+        lease: model::Span(0),
+    };
     bench.step(Event::Heartbeat(name(&format!("module-{slot}")), report)).unwrap();
 }
 
