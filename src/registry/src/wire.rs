@@ -166,10 +166,18 @@ impl Wire {
                 return Poll::Ready(Err(io::Error::other("a slice stands for no piece of a file")));
             };
             let left = usize::try_from(piece.end - piece.start).unwrap_or(usize::MAX);
+            let mut partly = None;
             let sent = self.stream.try_io(Interest::WRITABLE, || {
-                let mut at = piece.start;
-                Ok(rustix::fs::sendfile(&self.stream, &piece.file, Some(&mut at), most.min(left))?)
+                let (most, mut at) = (most.min(left), piece.start);
+                let count = rustix::fs::sendfile(&self.stream, &piece.file, Some(&mut at), most)?;
+                if count == 0 || count == most || piece.file.metadata()?.len() <= at {
+                    return Ok(count);
+                }
+                // The socket is full. To ask again at once would send a page at a time, as the reader frees them.
+                partly = Some(count);
+                Err(io::ErrorKind::WouldBlock.into())
             });
+            let sent = partly.map_or(sent, Ok);
             match sent {
                 // The file ends before its length: better no answer than half a blob as a whole one.
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
