@@ -41,12 +41,12 @@ pub(crate) fn check() -> Result<(), SimError> {
     run("mkfs.ext4", &["-V".as_ref()])
 }
 
-/// A fresh, empty ext4 in a sparse file of `size` bytes. An old one is gone.
+/// A fresh, empty ext4 with project quotas, as a flight image's, in a sparse file of `size` bytes. An old one is gone.
 pub(crate) fn make_data_disk(disk: &Path, size: u64) -> Result<(), SimError> {
     let file = File::create(disk).map_err(SimError::io("create", disk))?;
     file.set_len(size).map_err(SimError::io("size", disk))?;
-    let lazy = "nodiscard,lazy_itable_init=1,lazy_journal_init=1";
-    let options = ["-q", "-F", "-m", "0", "-L", "data", "-E", lazy];
+    let extended = "nodiscard,lazy_itable_init=1,lazy_journal_init=1,quotatype=prjquota";
+    let options = ["-q", "-F", "-m", "0", "-L", "data", "-O", "project,quota", "-E", extended];
     let mut arguments: Vec<&std::ffi::OsStr> = options.iter().map(AsRef::as_ref).collect();
     arguments.push(disk.as_os_str());
     run("mkfs.ext4", &arguments)

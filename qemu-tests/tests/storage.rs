@@ -28,6 +28,21 @@ placement = { modules = ["module-2", "module-3"] }
 health = { tcp = 8080, every = "1s", timeout = "10s" }
 "#;
 
+/// One with a volume on its module's own disk, which has project quotas.
+const KEEPER: &str = r#"
+[[volume]]
+name = "box"
+size = "4MiB"
+
+[[app]]
+name = "keeper"
+image = "registry.spacecloud:5000/demo/web:1"
+env = { STATE = "/data/log", TICK_MS = "5000" }
+volumes = [{ name = "box", path = "/data" }]
+placement = { modules = ["module-3"] }
+health = { tcp = 8080, every = "1s", timeout = "10s" }
+"#;
+
 const LOG: &str = "/var/lib/spacecloud/export/data/_data/log";
 
 fn counter(snapshot: &Snapshot) -> Option<&Instance> {
@@ -65,6 +80,26 @@ fn goes_on(storage: &Module, before: usize, writers: usize) -> usize {
     names.dedup();
     assert_eq!(names.len(), writers, "{names:?}");
     all.len()
+}
+
+/// The kernel holds a local volume to its size, for all who may not go beyond limits: no instance may. A larger size holds
+/// at once.
+fn held_by_the_file_system(cluster: &Cluster, module: &Module) {
+    cluster.apply(KEEPER).unwrap();
+    let quota = |s: &Snapshot| s.volumes.iter().find(|v| v.name == "box").map(|v| v.quota.clone());
+    let held = |s: &Snapshot| quota(s).is_some_and(|quota| !quota.is_empty());
+    let (snapshot, _) = cluster.wait_for("the volume is held", boot_limit(), |_| {}, held).unwrap();
+    assert_eq!(quota(&snapshot).unwrap(), "project quota");
+    let write = |mebibytes: u32| {
+        let file = "/var/lib/spacecloud/volumes/box/_data/more";
+        let dd = format!("dd if=/dev/zero of={file} bs=1M count={mebibytes} conv=fsync");
+        module.run(&format!("setpriv --bounding-set=-sys_resource {dd} 2>&1"), within(120.s()))
+    };
+    write(2).unwrap();
+    let full = write(8).unwrap_err().to_string();
+    assert!(full.contains("quota exceeded"), "{full}");
+    cluster.apply(&KEEPER.replace("4MiB", "16MiB")).unwrap();
+    wait_until("the larger size holds", within(180.s()), || write(8).is_ok()).unwrap();
 }
 
 #[test]
@@ -130,11 +165,13 @@ fn a_chassis_volume_goes_along_and_has_one_writer() {
     cluster.wait_for("it is back", boot_limit(), |_| {}, back).unwrap();
     goes_on(storage, seen + 10, 3);
 
-    cluster.delete(vec!["counter".to_owned()]).unwrap();
+    held_by_the_file_system(cluster, chassis.module(3).unwrap());
+
+    cluster.delete(vec!["counter".to_owned(), "keeper".to_owned()]).unwrap();
     cluster.wait_for("the app is gone", boot_limit(), |_| {}, |s| s.instances.is_empty()).unwrap();
     assert!(!lines(storage).is_empty(), "its data is kept");
-    cluster.delete_volumes(vec!["data".to_owned()]).unwrap();
-    cluster.wait_for("the volume is gone", boot_limit(), |_| {}, |s| s.volumes.is_empty()).unwrap();
+    cluster.delete_volumes(vec!["data".to_owned(), "box".to_owned()]).unwrap();
+    cluster.wait_for("the volumes are gone", boot_limit(), |_| {}, |s| s.volumes.is_empty()).unwrap();
     let left = storage.run("ls -A /var/lib/spacecloud/export", within(60.s())).unwrap();
     assert_eq!(left.trim(), "", "{left}");
 }
