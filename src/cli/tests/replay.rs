@@ -52,14 +52,16 @@ fn the_figures_of_a_small_trace_are_right() {
 #[test]
 fn the_same_seed_gives_the_same_run_and_demand_is_met() {
     let home = home(NODES, TASKS);
-    let all = "spread,binpack,tiling,multilevel,random,fgd,spacecloud";
+    let all = "spread,binpack,tiling,multilevel,random,best-fit,dot-product,gpu-packing,gpu-clustering,fgd,spacecloud";
     let more = ["--strategy", all, "--order", "seed:7", "--demand", "1.3"];
     let stable = |runs: Vec<Value>| -> Vec<Value> {
         let fields = ["strategy", "seed", "tasks", "placed", "failed", "gpu_allocated_milli"];
         runs.iter().map(|run| fields.iter().map(|field| run[field].clone()).collect()).collect()
     };
     let first = json(home.path(), &more);
-    assert_eq!(first.len(), 7);
+    assert_eq!(first.len(), 11);
+    let names: Vec<&str> = first.iter().map(|run| run["strategy"].as_str().unwrap()).collect();
+    assert_eq!(names.join(","), all, "in the order that was asked for");
     for run in &first {
         assert_eq!(run["seed"], 7);
         assert_eq!(
