@@ -7,7 +7,7 @@
 
 use model::{
     Accelerator, App, AppFile, Bytes, Capacity, Instance, InstanceId, Milli, Module, Name, Now, Phase,
-    Record, ReplicaId, Span, Timing, VolumeReport,
+    Record, ReplicaId, ResourceState, Span, Timing, VolumeReport,
 };
 use planner::{AgentReport, Core, Event, Request};
 use std::{collections::BTreeMap, error::Error, time::Duration};

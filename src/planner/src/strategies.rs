@@ -266,7 +266,7 @@ mod tests {
             ("fgd", None),
             ("spacecloud", None),
         ] {
-            let mut bench = Bench::new(&[4, 4]);
+            let mut bench = Bench::new(&[8, 8]);
             for (number, asked) in ["cpu = 1", "cpu = 1, gpu = 1", "gpu = '400m'"].iter().enumerate() {
                 for kind in ["app", "task"] {
                     let window = if kind == "task" { "duration = '1h'\n" } else { "" };
