@@ -1,6 +1,6 @@
 use crate::{
-    ByResource, ByScore, Bytes, Cpu, Decimal, Health, ImageRef, Milli, Moment, Mount, Name, Policy,
-    ServiceSpec, Span, SpecError, Update, VolumeSpec,
+    ByResource, ByScore, Bytes, Cpu, Decimal, Health, ImageRef, Milli, Moment, Mount, Name, ServiceSpec,
+    Span, SpecError, Update, VolumeSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -378,13 +378,6 @@ impl AppSpec {
                 ));
             }
         }
-        if self.service.policy == Policy::LeastConnections {
-            return Err(unsupported(
-                "service.policy",
-                "least-connections",
-                "the kernel's nftables counts no connections: use round-robin or source",
-            ));
-        }
         Ok(())
     }
 
@@ -396,10 +389,6 @@ impl AppSpec {
         }
         Ok(())
     }
-}
-
-fn unsupported(key: &str, value: impl Into<String>, remedy: &str) -> SpecError {
-    SpecError::Unsupported { key: key.to_owned(), value: value.into(), remedy: remedy.to_owned() }
 }
 
 mod window;

@@ -95,7 +95,7 @@ pub enum Policy {
     RoundRobin,
     /// Clients of one address always get the same one, through whichever module they come.
     Source,
-    /// The one with the fewest connections. nftables cannot count them, so this is refused with the reason.
+    /// The one with the fewest open connections, as every module counts its own a few times a second.
     LeastConnections,
 }
 
@@ -146,6 +146,13 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
 }
 
+impl Service {
+    /// Whether the number of connections says where new ones go.
+    pub fn is_counted(&self) -> bool {
+        self.policy == Policy::LeastConnections
+    }
+}
+
 /// An instance that has kept its address on a module whose subnet that is not part of.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Roaming {
@@ -174,6 +181,12 @@ impl Default for ServiceTable {
 }
 
 impl ServiceTable {
+    /// Whether somebody must count connections for it: there is a choice in a service by least connections.
+    pub fn is_counted(&self) -> bool {
+        let choice = |p: &ServicePort| p.endpoints.iter().filter(|e| !e.draining).nth(1).is_some();
+        self.services.iter().any(|s| s.is_counted() && s.ports.iter().any(choice))
+    }
+
     /// Every endpoint of every port.
     pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
         self.services.iter().flat_map(|s| &s.ports).flat_map(|p| &p.endpoints)

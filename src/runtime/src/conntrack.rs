@@ -2,7 +2,7 @@
 
 use crate::RuntimeError;
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
@@ -18,6 +18,7 @@ use std::{
 };
 
 /// linux/netfilter/nfnetlink_conntrack.h
+const CTA_ID: u16 = 12;
 const CTA_MARK_MASK: u16 = 21;
 /// enum tcp_conntrack: from SYN_SENT to LAST_ACK there is somebody who waits for something.
 const ALIVE: std::ops::RangeInclusive<u8> = 1..=6;
@@ -28,10 +29,19 @@ const ENOENT: i32 = 2;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Flow {
     original: Vec<Tuple>,
+    /// The kernel's number for it.
+    pub(crate) id: u32,
     /// Who answers: the endpoint that a service's address was translated to.
     pub(crate) endpoint: SocketAddrV4,
     /// It is being opened, used or closed; not merely remembered.
     pub(crate) alive: bool,
+}
+
+#[cfg(test)]
+impl Flow {
+    pub(crate) fn example(endpoint: SocketAddrV4, id: u32, alive: bool) -> Self {
+        Self { original: Vec::new(), id, endpoint, alive }
+    }
 }
 
 /// A socket to conntrack. Its calls block for as long as the kernel takes, which is no time at all.
@@ -120,7 +130,7 @@ impl Conntrack {
 }
 
 fn flow(attributes: Vec<ConntrackAttribute>) -> Option<Flow> {
-    let (mut original, mut endpoint, mut alive) = (None, None, false);
+    let (mut original, mut id, mut endpoint, mut alive) = (None, 0, None, false);
     for attribute in attributes {
         match attribute {
             ConntrackAttribute::CtaTupleOrig(tuple) => original = Some(tuple),
@@ -133,10 +143,17 @@ fn flow(attributes: Vec<ConntrackAttribute>) -> Option<Flow> {
                     _ => false,
                 });
             }
+            ConntrackAttribute::Other(other) if other.kind() == CTA_ID => {
+                let mut bytes = [0; 4];
+                if other.value_len() == bytes.len() {
+                    other.emit_value(&mut bytes);
+                    id = u32::from_be_bytes(bytes);
+                }
+            }
             _ => {}
         }
     }
-    Some(Flow { original: original?, endpoint: endpoint?, alive })
+    Some(Flow { original: original?, id, endpoint: endpoint?, alive })
 }
 
 /// Where a TCP tuple comes from.

@@ -6,7 +6,8 @@ mod set_up;
 mod update;
 
 use crate::{
-    Accelerators, Found, LiveMoves, Network, Runtime, RuntimeError, Volumes, image::KnownImages, logs::Logs,
+    Accelerators, Balance, Found, LiveMoves, Network, Runtime, RuntimeError, Volumes, image::KnownImages,
+    logs::Logs,
 };
 use async_trait::async_trait;
 use containerd_client::{
@@ -232,6 +233,10 @@ impl Runtime for Containerd {
 
     async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError> {
         self.network.services().set(table).await
+    }
+
+    async fn balance(&self, table: &ServiceTable, last: &mut Balance) -> Result<(), RuntimeError> {
+        self.network.services().balance(table, last).await
     }
 
     async fn reserve(&self, roaming: &[Roaming]) -> Result<(), RuntimeError> {

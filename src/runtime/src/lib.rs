@@ -36,7 +36,7 @@ pub use fence::{Fence, boot_clock};
 pub use live::{LiveMoves, Pack, Unpack};
 pub use network::{BRIDGE, Network};
 pub use routes::{set_bridge, set_routes};
-pub use services::Services;
+pub use services::{Balance, Services};
 pub use slots::{Booted, BundleFacts, Hundredths, Rauc, SlotError, Slots};
 pub use volumes::{Held, Storage, Volumes};
 
@@ -82,6 +82,9 @@ pub trait Runtime: Send + Sync {
     ) -> Result<Option<u32>, RuntimeError>;
     /// Makes services lead where the table says.
     async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError>;
+    /// Makes services by least connections lead where the fewest are, as of now. `last` is what the last call has left, for
+    /// the same table.
+    async fn balance(&self, table: &ServiceTable, last: &mut Balance) -> Result<(), RuntimeError>;
     /// Of these addresses it gives nobody one that another module has, and of its own it takes back what is not among
     /// them.
     async fn reserve(&self, _roaming: &[Roaming]) -> Result<(), RuntimeError> {

@@ -4,11 +4,17 @@
 //! packet sees half of it. Connections that exist already are the kernel's conntrack's: they stay where they are.
 //! `rules` says what is in the table.
 
+mod balance;
 mod rules;
 
-use crate::{RuntimeError, conntrack::Conntrack, roaming, routes};
+use crate::{
+    RuntimeError,
+    conntrack::{Conntrack, Flow},
+    roaming, routes,
+};
+pub use balance::Balance;
 use model::{Endpoint, InstanceId, ServiceTable, Subnet};
-use rules::{MARK, MARK_MASK, ruleset};
+use rules::{MARK, MARK_MASK, counted_rules, ruleset};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,7 +47,11 @@ impl Services {
     pub async fn set(&self, table: &ServiceTable) -> Result<(), RuntimeError> {
         routes::set_service_route(table.range, self.address).await?;
         roaming::set(&table.roaming, self.address).await?;
-        nft(&ruleset(table, self.pods, self.address)).await?;
+        let mut balance = Balance::default();
+        if table.is_counted() {
+            balance.look(&counted(table, &blocking(translated).await?));
+        }
+        nft(&ruleset(table, &balance.loads, self.pods, self.address)).await?;
         let known: BTreeSet<SocketAddrV4> = table.endpoints().map(address).collect();
         blocking(move || {
             let mut conntrack = Conntrack::open()?;
@@ -53,6 +63,21 @@ impl Services {
             Ok(())
         })
         .await
+    }
+
+    /// Looks at the connections of services by least connections, and gives their endpoints turns to match. The
+    /// rules are written only if that changes anything since `last`.
+    ///
+    /// # Errors
+    /// The kernel does not say, or `nft` refuses; the rules are as they were before then.
+    pub async fn balance(&self, table: &ServiceTable, last: &mut Balance) -> Result<(), RuntimeError> {
+        last.look(&counted(table, &blocking(translated).await?));
+        let rules = counted_rules(table, &last.loads);
+        if last.written.as_ref() != Some(&rules) {
+            nft(&rules).await?;
+            last.written = Some(rules);
+        }
+        Ok(())
     }
 
     /// How many connections each of these endpoints of this module has.
@@ -80,6 +105,18 @@ impl Services {
 
 fn address(endpoint: &Endpoint) -> SocketAddrV4 {
     SocketAddrV4::new(endpoint.address, endpoint.port)
+}
+
+/// All connections that this module has translated.
+fn translated() -> Result<Vec<Flow>, RuntimeError> {
+    Conntrack::open()?.list(Some((MARK, MARK_MASK)))
+}
+
+/// Those of them whose number says where new ones go.
+fn counted<'a>(table: &ServiceTable, flows: &'a [Flow]) -> Vec<&'a Flow> {
+    let counted = table.services.iter().filter(|s| s.is_counted()).flat_map(|s| &s.ports);
+    let endpoints: BTreeSet<SocketAddrV4> = counted.flat_map(|p| &p.endpoints).map(address).collect();
+    flows.iter().filter(|flow| endpoints.contains(&flow.endpoint)).collect()
 }
 
 async fn blocking<T: Send + 'static>(

@@ -6,7 +6,7 @@ use crate::live::Memory;
 use async_trait::async_trait;
 use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
 use mortality::Mortality;
-use runtime::{Found, LiveMoves, Runtime, RuntimeError};
+use runtime::{Balance, Found, LiveMoves, Runtime, RuntimeError};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -23,6 +23,7 @@ pub struct FakeRuntime {
     codes: Mutex<BTreeMap<InstanceId, u32>>,
     table: Mutex<ServiceTable>,
     connections: Mutex<BTreeMap<InstanceId, u32>>,
+    looks: Mutex<Vec<ServiceTable>>,
     pulled: Mutex<BTreeSet<String>>,
     written: Mutex<BTreeMap<InstanceId, u64>>,
     changed: Notify,
@@ -61,9 +62,19 @@ impl FakeRuntime {
         lock(&self.table).clone()
     }
 
+    /// Somebody takes all rules away.
+    pub fn lose_rules(&self) {
+        *lock(&self.table) = ServiceTable::default();
+    }
+
     /// From now on an endpoint has so many connections; none until then.
     pub fn connect(&self, id: &InstanceId, connections: u32) {
         lock(&self.connections).insert(id.clone(), connections);
+    }
+
+    /// The tables for which connections were counted to balance them, as often as they were.
+    pub fn looks(&self) -> Vec<ServiceTable> {
+        lock(&self.looks).clone()
     }
 
     /// From now on an instance has so many bytes of its own on the disk, until it is started anew.
@@ -163,6 +174,14 @@ impl Runtime for FakeRuntime {
         self.mortality.moment("before route").await;
         *lock(&self.table) = table.clone();
         self.mortality.moment("after route").await;
+        Ok(())
+    }
+
+    async fn balance(&self, table: &ServiceTable, _: &mut Balance) -> Result<(), RuntimeError> {
+        if *lock(&self.table) != *table {
+            return Err(RuntimeError::Rules { reason: "there are no such rules".to_owned() });
+        }
+        lock(&self.looks).push(table.clone());
         Ok(())
     }
 

@@ -88,7 +88,7 @@ fn bad_files_name_file_key_and_remedy() {
         ("strategy = \"spread\"", "strategy = \"random\"", "spread"),
         ("every = \"1s\"", "every = \"1 second\"", "ms"),
         ("container = 8080", "container = 8080\nservice = 0", "1 to 65535"),
-        ("[health]", "[service]\npolicy = \"least-connections\"\n\n[health]", "counts no connections"),
+        ("[health]", "[service]\npolicy = \"fewest\"\n\n[health]", "least-connections"),
         ("every = \"1s\"", "failures = 0", "at least 1"),
         ("http = \"/healthz\"", "exec = []", "names no command"),
         ("http = \"/healthz\"", "exec = [\"a\"]\ntcp = 1", "exactly one"),

@@ -6,7 +6,13 @@
 //!  postrouting ─ masquerade where the answer would otherwise not come back through here
 //!  forward, output ─ what still has a service's address has no endpoint: refused at once
 //! ```
+//!
+//! What is spread by counts is in chains of its own, which are renewed alone.
 
+use super::{
+    address,
+    balance::{Load, Loads, turns},
+};
 use model::{Endpoint, Policy, Roaming, Service, ServicePort, ServiceTable, Subnet};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
@@ -22,22 +28,60 @@ const BUCKETS: u32 = 128;
 /// The same on every module, so that a client meets the same endpoint through each of them.
 const SEED: u32 = 0x005c_0b10;
 
-/// Everything that is in the table, for one transaction.
-pub(super) fn ruleset(table: &ServiceTable, pods: Subnet, own: Option<Ipv4Addr>) -> Value {
-    let object = |kind: &str, mut fields: Value| {
-        extend(&mut fields, json!({ "family": "ip", "table": TABLE }));
-        json!({ "add": { kind: fields } })
-    };
+/// Chains of services by least connections, and of their published ports.
+const COUNTED: (&str, &str) = ("counted", "counted-published");
+
+fn object(kind: &str, mut fields: Value) -> Value {
+    extend(&mut fields, json!({ "family": "ip", "table": TABLE }));
+    json!({ kind: fields })
+}
+
+fn add(kind: &str, fields: Value) -> Value {
+    json!({ "add": object(kind, fields) })
+}
+
+fn rule(chain: &str, expr: Vec<Value>) -> Value {
+    add("rule", json!({ "chain": chain, "expr": expr }))
+}
+
+/// What renews the chains of services by least connections, and nothing else.
+pub(super) fn counted_rules(table: &ServiceTable, loads: &Loads) -> Value {
+    let flush = |chain: &str| json!({ "flush": object("chain", json!({ "name": chain })) });
+    let mut commands = vec![flush(COUNTED.0), flush(COUNTED.1)];
+    let counted = table.services.iter().filter(|s| s.is_counted());
+    commands.extend(counted.flat_map(|s| service_rules(s, COUNTED, loads)));
+    json!({ "nftables": commands })
+}
+
+/// Where new connections to a service go, in a chain for its address and one for its published ports.
+fn service_rules(service: &Service, (by_address, published): (&str, &str), loads: &Loads) -> Vec<Value> {
+    let mut rules = Vec::new();
+    for port in &service.ports {
+        let Some(target) = target(service, port, loads) else { continue };
+        let dport = |port: u16| is("==", payload("tcp", "dport"), json!(port));
+        let at = is("==", payload("ip", "daddr"), json!(service.address));
+        rules.push(rule(by_address, vec![at, dport(port.port), mark(TO_SERVICE), target.clone()]));
+        if let Some(host) = port.published {
+            rules.push(rule(published, vec![dport(host), mark(TO_PUBLISHED), target]));
+        }
+    }
+    rules
+}
+
+/// Everything that is in the table, as commands for one transaction.
+pub(super) fn ruleset(table: &ServiceTable, loads: &Loads, pods: Subnet, own: Option<Ipv4Addr>) -> Value {
     let hook = |name: &str, kind: &str, hook: &str, priority: i32| {
-        object(
+        add(
             "chain",
             json!({ "name": name, "type": kind, "hook": hook, "prio": priority, "policy": "accept" }),
         )
     };
     let mut commands = vec![
         json!({ "add": { "table": { "family": "ip", "name": TABLE } } }),
-        object("chain", json!({ "name": "services" })),
-        object("chain", json!({ "name": "published" })),
+        add("chain", json!({ "name": "services" })),
+        add("chain", json!({ "name": "published" })),
+        add("chain", json!({ "name": COUNTED.0 })),
+        add("chain", json!({ "name": COUNTED.1 })),
         // Before Docker's and the portmap plugin's.
         hook("prerouting", "nat", "prerouting", -105),
         hook("output", "nat", "output", -105),
@@ -46,29 +90,19 @@ pub(super) fn ruleset(table: &ServiceTable, pods: Subnet, own: Option<Ipv4Addr>)
         hook("refuse-output", "filter", "output", -5),
         json!({ "flush": { "table": { "family": "ip", "name": TABLE } } }),
     ];
-    let mut rule = |chain: &str, expr: Vec<Value>| {
-        commands.push(object("rule", json!({ "chain": chain, "expr": expr })))
-    };
+    let mut rule = |chain: &str, expr: Vec<Value>| commands.push(rule(chain, expr));
     let to_services = is("==", payload("ip", "daddr"), prefix(table.range));
     for chain in ["prerouting", "output"] {
-        rule(chain, vec![to_services.clone(), jump("services")]);
+        for to in ["services", COUNTED.0] {
+            rule(chain, vec![to_services.clone(), jump(to)]);
+        }
         let loopback = json!({ "prefix": { "addr": "127.0.0.0", "len": 8 } });
         let ours = vec![
             is("!=", payload("ip", "daddr"), loopback),
             is("==", json!({ "fib": { "result": "type", "flags": ["daddr"] } }), json!("local")),
-            jump("published"),
         ];
-        rule(chain, ours);
-    }
-    for service in &table.services {
-        for port in &service.ports {
-            let Some(target) = target(service, port) else { continue };
-            let dport = |port: u16| is("==", payload("tcp", "dport"), json!(port));
-            let at = is("==", payload("ip", "daddr"), json!(service.address));
-            rule("services", vec![at, dport(port.port), mark(TO_SERVICE), target.clone()]);
-            if let Some(published) = port.published {
-                rule("published", vec![dport(published), mark(TO_PUBLISHED), target]);
-            }
+        for to in ["published", COUNTED.1] {
+            rule(chain, [ours.clone(), vec![jump(to)]].concat());
         }
     }
     let from = |subnet: Subnet| is("==", payload("ip", "saddr"), prefix(subnet));
@@ -111,6 +145,10 @@ pub(super) fn ruleset(table: &ServiceTable, pods: Subnet, own: Option<Ipv4Addr>)
         let unreachable = json!({ "reject": { "type": "icmp", "expr": "port-unreachable" } });
         rule(chain, vec![to_services.clone(), unreachable]);
     }
+    for service in &table.services {
+        let chains = if service.is_counted() { COUNTED } else { ("services", "published") };
+        commands.extend(service_rules(service, chains, loads));
+    }
     json!({ "nftables": commands })
 }
 
@@ -141,8 +179,13 @@ fn mark(value: u32) -> Value {
 }
 
 /// Where new connections to a port go; nothing when nobody is there.
-fn target(service: &Service, port: &ServicePort) -> Option<Value> {
-    let taking: Vec<&Endpoint> = port.endpoints.iter().filter(|e| !e.draining).collect();
+fn target(service: &Service, port: &ServicePort, loads: &Loads) -> Option<Value> {
+    let mut taking: Vec<&Endpoint> = port.endpoints.iter().filter(|e| !e.draining).collect();
+    if service.is_counted() {
+        let loads: Vec<Load> =
+            taking.iter().map(|e| loads.get(&address(e)).copied().unwrap_or_default()).collect();
+        taking = turns(&loads).into_iter().filter_map(|turn| taking.get(turn).copied()).collect();
+    }
     let place = |e: &Endpoint| json!({ "concat": [e.address, e.port] });
     if let [only] = taking.as_slice() {
         return Some(json!({ "dnat": { "addr": only.address, "port": only.port } }));

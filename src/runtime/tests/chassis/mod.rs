@@ -207,7 +207,7 @@ pub(crate) fn connections(module: u8, endpoint: &Endpoint) -> u32 {
 }
 
 /// Waits for a condition, with a bound.
-pub(crate) fn until(what: &str, test: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, mut test: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
     while !test() {
         assert!(Instant::now() < end, "{what} did not come true");
