@@ -1,4 +1,4 @@
-use crate::{InstanceId, Name, SpecError};
+use crate::{InstanceId, Name, Protocol, SpecError};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::Ipv4Addr, str::FromStr};
 
@@ -127,6 +127,9 @@ pub struct Endpoint {
 pub struct ServicePort {
     /// At the service's address.
     pub port: u16,
+    /// What is spoken at it, and at its endpoints.
+    #[serde(default, skip_serializing_if = "Protocol::is_tcp")]
+    pub protocol: Protocol,
     /// At every module's own address.
     pub published: Option<u16>,
     /// Where it leads, by instance.
@@ -187,9 +190,14 @@ impl ServiceTable {
         self.services.iter().any(|s| s.is_counted() && s.ports.iter().any(choice))
     }
 
+    /// Every port of every service.
+    pub fn ports(&self) -> impl Iterator<Item = &ServicePort> {
+        self.services.iter().flat_map(|s| &s.ports)
+    }
+
     /// Every endpoint of every port.
     pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
-        self.services.iter().flat_map(|s| &s.ports).flat_map(|p| &p.endpoints)
+        self.ports().flat_map(|p| &p.endpoints)
     }
 }
 

@@ -23,7 +23,7 @@ use containerd_client::{
     },
     types::v1::Status as TaskStatus,
 };
-use model::{Desired, Endpoint, ImageRef, InstanceId, Roaming, ServiceTable};
+use model::{Desired, ImageRef, InstanceId, Roaming, ServicePort, ServiceTable};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -259,8 +259,8 @@ impl Runtime for Containerd {
         Ok(u64::try_from(size).unwrap_or(0))
     }
 
-    async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
-        self.network.services().connections(endpoints).await
+    async fn connections(&self, ports: &[ServicePort]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
+        self.network.services().connections(ports).await
     }
 
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {

@@ -41,7 +41,7 @@ pub use slots::{Booted, BundleFacts, Hundredths, Rauc, SlotError, Slots};
 pub use volumes::{Held, Storage, Volumes};
 
 use async_trait::async_trait;
-use model::{Desired, Endpoint, ImageRef, InstanceId, Roaming, ServiceTable};
+use model::{Desired, ImageRef, InstanceId, Roaming, ServicePort, ServiceTable};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// An instance that is there.
@@ -92,8 +92,8 @@ pub trait Runtime: Send + Sync {
     }
     /// Bytes that an instance has written into its own layer of the file system, as they are taken on the disk.
     async fn disk(&self, id: &InstanceId) -> Result<u64, RuntimeError>;
-    /// How many connections endpoints of this module have.
-    async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError>;
+    /// How many connections endpoints of these ports, all of this module, have.
+    async fn connections(&self, ports: &[ServicePort]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError>;
     /// Everything that is there, also of an earlier process.
     async fn list(&self) -> Result<Vec<Found>, RuntimeError>;
     /// How it moves processes; nothing where it cannot.

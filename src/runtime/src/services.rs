@@ -9,11 +9,11 @@ mod rules;
 
 use crate::{
     RuntimeError,
-    conntrack::{Conntrack, Flow},
+    conntrack::{Conntrack, Flow, Place},
     roaming, routes,
 };
 pub use balance::Balance;
-use model::{Endpoint, InstanceId, ServiceTable, Subnet};
+use model::{Endpoint, InstanceId, Protocol, ServicePort, ServiceTable, Subnet};
 use rules::{MARK, MARK_MASK, counted_rules, ruleset};
 use serde_json::Value;
 use std::{
@@ -52,11 +52,14 @@ impl Services {
             balance.look(&counted(table, &blocking(translated).await?));
         }
         nft(&ruleset(table, &balance.loads, self.pods, self.address)).await?;
-        let known: BTreeSet<SocketAddrV4> = table.endpoints().map(address).collect();
+        let table = table.clone();
         blocking(move || {
+            let lost = Lost::of(&table)?;
             let mut conntrack = Conntrack::open()?;
-            for flow in conntrack.list(Some((MARK, MARK_MASK)))? {
-                if !known.contains(&flow.endpoint) {
+            // Those that no rule has met bear no mark.
+            let marked = lost.missed.is_empty().then_some((MARK, MARK_MASK));
+            for flow in conntrack.list(marked)? {
+                if lost.has(&flow) {
                     conntrack.forget(&flow)?;
                 }
             }
@@ -80,18 +83,17 @@ impl Services {
         Ok(())
     }
 
-    /// How many connections each of these endpoints of this module has.
+    /// How many connections each endpoint of these ports has, all being of this module.
     ///
     /// # Errors
     /// The kernel does not say.
     pub async fn connections(
         &self,
-        endpoints: &[Endpoint],
+        ports: &[ServicePort],
     ) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
-        let mut counts: BTreeMap<InstanceId, u32> =
-            endpoints.iter().map(|e| (e.instance.clone(), 0)).collect();
-        let owners: BTreeMap<SocketAddrV4, InstanceId> =
-            endpoints.iter().map(|e| (address(e), e.instance.clone())).collect();
+        let owners: BTreeMap<Place, InstanceId> =
+            places(ports).map(|(place, e)| (place, e.instance.clone())).collect();
+        let mut counts: BTreeMap<InstanceId, u32> = owners.values().map(|id| (id.clone(), 0)).collect();
         // Those that another module translated bear no mark here.
         for flow in blocking(|| Conntrack::open()?.list(None)).await? {
             let owner = owners.get(&flow.endpoint).filter(|_| flow.alive);
@@ -103,8 +105,56 @@ impl Services {
     }
 }
 
-fn address(endpoint: &Endpoint) -> SocketAddrV4 {
-    SocketAddrV4::new(endpoint.address, endpoint.port)
+/// What the kernel must forget, or it would go on where it leads nowhere.
+struct Lost {
+    /// Who is there: what leads to others is lost.
+    known: BTreeSet<Place>,
+    /// Where somebody answers to UDP, at services' addresses and at the module's own. A client that asked there before
+    /// anybody did, and asks on from the same port, would never meet the rules.
+    missed: BTreeSet<SocketAddrV4>,
+}
+
+impl Lost {
+    fn of(table: &ServiceTable) -> Result<Self, RuntimeError> {
+        let known = places(table.ports()).map(|(place, _)| place).collect();
+        let mut missed = BTreeSet::new();
+        let answers = |p: &&ServicePort| p.protocol == Protocol::Udp && !p.endpoints.is_empty();
+        for service in &table.services {
+            for port in service.ports.iter().filter(answers) {
+                missed.insert(SocketAddrV4::new(service.address, port.port));
+                if let Some(published) = port.published {
+                    missed.extend(own_addresses()?.map(|own| SocketAddrV4::new(own, published)));
+                }
+            }
+        }
+        Ok(Self { known, missed })
+    }
+
+    fn has(&self, flow: &Flow) -> bool {
+        if flow.mark & MARK_MASK == MARK {
+            return !self.known.contains(&flow.endpoint);
+        }
+        let (protocol, asked) = flow.asked;
+        // What others translate is theirs.
+        protocol == Protocol::Udp && flow.asked == flow.endpoint && self.missed.contains(&asked)
+    }
+}
+
+fn own_addresses() -> Result<impl Iterator<Item = Ipv4Addr>, RuntimeError> {
+    let all =
+        nix::ifaddrs::getifaddrs().map_err(|e| RuntimeError::conntrack("find addresses for")(e.into()))?;
+    Ok(all.filter_map(|one| Some(one.address?.as_sockaddr_in()?.ip())))
+}
+
+/// All endpoints of these ports, and where they are.
+fn places<'a>(
+    ports: impl IntoIterator<Item = &'a ServicePort>,
+) -> impl Iterator<Item = (Place, &'a Endpoint)> {
+    ports.into_iter().flat_map(|p| p.endpoints.iter().map(|e| (place(p, e), e)))
+}
+
+fn place(port: &ServicePort, endpoint: &Endpoint) -> Place {
+    (port.protocol, SocketAddrV4::new(endpoint.address, endpoint.port))
 }
 
 /// All connections that this module has translated.
@@ -114,9 +164,9 @@ fn translated() -> Result<Vec<Flow>, RuntimeError> {
 
 /// Those of them whose number says where new ones go.
 fn counted<'a>(table: &ServiceTable, flows: &'a [Flow]) -> Vec<&'a Flow> {
-    let counted = table.services.iter().filter(|s| s.is_counted()).flat_map(|s| &s.ports);
-    let endpoints: BTreeSet<SocketAddrV4> = counted.flat_map(|p| &p.endpoints).map(address).collect();
-    flows.iter().filter(|flow| endpoints.contains(&flow.endpoint)).collect()
+    let ports = table.services.iter().filter(|s| s.is_counted()).flat_map(|s| &s.ports);
+    let counted: BTreeSet<Place> = places(ports).map(|(place, _)| place).collect();
+    flows.iter().filter(|flow| counted.contains(&flow.endpoint)).collect()
 }
 
 async fn blocking<T: Send + 'static>(

@@ -4,7 +4,7 @@ mod mortality;
 
 use crate::live::Memory;
 use async_trait::async_trait;
-use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
+use model::{Desired, Endpoint, ImageRef, InstanceId, ServicePort, ServiceTable};
 use mortality::Mortality;
 use runtime::{Balance, Found, LiveMoves, Runtime, RuntimeError};
 use std::{
@@ -189,10 +189,10 @@ impl Runtime for FakeRuntime {
         Ok(lock(&self.written).get(id).copied().unwrap_or(0))
     }
 
-    async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
+    async fn connections(&self, ports: &[ServicePort]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
         let known = lock(&self.connections);
         let count = |e: &Endpoint| (e.instance.clone(), known.get(&e.instance).copied().unwrap_or(0));
-        Ok(endpoints.iter().map(count).collect())
+        Ok(ports.iter().flat_map(|p| &p.endpoints).map(count).collect())
     }
 
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {

@@ -5,7 +5,7 @@
 
 use super::instances::Instances;
 use crate::chain;
-use model::{Endpoint, InstanceId, Name, Phase, ServiceTable};
+use model::{InstanceId, Name, Phase, ServicePort, ServiceTable};
 use runtime::{Balance, RuntimeError};
 use std::{
     sync::{
@@ -149,8 +149,11 @@ impl Services {
         instances: &Instances,
         told: &mut String,
     ) -> Duration {
-        let draining: Vec<Endpoint> =
-            table.endpoints().filter(|e| e.draining && e.module == *module).cloned().collect();
+        let mut draining: Vec<ServicePort> = table.ports().cloned().collect();
+        for port in &mut draining {
+            port.endpoints.retain(|e| e.draining && e.module == *module);
+        }
+        draining.retain(|port| !port.endpoints.is_empty());
         if draining.is_empty() {
             return LOOK;
         }
@@ -173,7 +176,7 @@ struct Balancing {
 impl Balancing {
     /// There is another table.
     fn restart(&mut self) {
-        self.last.is_stale();
+        self.last.forget_written();
         self.due = None;
     }
 

@@ -48,3 +48,38 @@ async fn connections_are_counted_where_their_number_matters_and_four_times_a_sec
     cluster.apply(&web("source", 2)).await.unwrap();
     until("all know it", || agents().all(|r| !r.table().is_counted())).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_of_both_protocols_is_asked_by_tcp_and_drains_both() {
+    let cluster = Cluster::start(2).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 512]).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        }
+    });
+    let app = format!(
+        "name='dns'\nimage='registry.spacecloud:5000/demo:1'\nhealth={{http='/', every='50ms'}}\nmigration={{drain='60s'}}\n\
+         ports=[{{container=1, protocol='udp', service=53, host=53}}, {{container={port}, service=53}}]\n"
+    );
+    cluster.apply(&app).await.unwrap();
+    let snapshot = cluster.until("one ready", all_ready(1)).await;
+    assert_eq!(snapshot.apps[0].service, "10.46.0.1:53/udp,10.46.0.1:53");
+    let agents = || cluster.agents.values().map(|(runtime, _)| runtime);
+    until("both modules have both ports", || agents().all(|r| r.table().endpoints().count() == 2)).await;
+    let table = agents().next().unwrap().table();
+    let ports: Vec<_> =
+        table.ports().map(|p| (p.protocol.as_str(), p.published, p.endpoints[0].port)).collect();
+    assert_eq!(ports, [("udp", Some(53), 1), ("tcp", None, port)]);
+    // What is counted of it holds its end up.
+    let id = table.endpoints().next().unwrap().instance.clone();
+    agents().for_each(|r| r.connect(&id, 1));
+    cluster.apply(&app.replace("demo:1", "demo:2")).await.unwrap();
+    until("it drains", || agents().all(|r| r.table().endpoints().filter(|e| e.draining).count() == 2)).await;
+    assert!(agents().any(|r| r.running().contains(&id)));
+    agents().for_each(|r| r.connect(&id, 0));
+    until("it has ended", || !agents().any(|r| r.running().contains(&id))).await;
+}

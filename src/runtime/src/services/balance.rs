@@ -5,12 +5,9 @@
 //! that has the fewest. With few coming that is only those that have the fewest; with many and short ones it is nearly
 //! everybody's turn, and no look sends all of them to the same endpoint.
 
-use crate::conntrack::Flow;
+use crate::conntrack::{Flow, Place};
 use serde_json::Value;
-use std::{
-    collections::{BTreeMap, HashSet},
-    net::SocketAddrV4,
-};
+use std::collections::{BTreeMap, HashSet};
 
 /// An order has so many turns for each endpoint, as long as it has no more than [`TURNS`] altogether.
 const TURNS_EACH: usize = 8;
@@ -26,7 +23,7 @@ pub(super) struct Load {
 }
 
 /// By where the endpoint is.
-pub(super) type Loads = BTreeMap<SocketAddrV4, Load>;
+pub(super) type Loads = BTreeMap<Place, Load>;
 
 /// What the last look at the connections of services by least connections has seen, and what was made of it.
 #[derive(Debug, Default)]
@@ -40,7 +37,7 @@ pub struct Balance {
 
 impl Balance {
     /// The rules have been written by somebody else: the next look writes them in any case.
-    pub fn is_stale(&mut self) {
+    pub fn forget_written(&mut self) {
         self.written = None;
     }
 

@@ -10,8 +10,8 @@
 //! What is spread by counts is in chains of its own, which are renewed alone.
 
 use super::{
-    address,
     balance::{Load, Loads, turns},
+    place,
 };
 use model::{Endpoint, Policy, Roaming, Service, ServicePort, ServiceTable, Subnet};
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ fn service_rules(service: &Service, (by_address, published): (&str, &str), loads
     let mut rules = Vec::new();
     for port in &service.ports {
         let Some(target) = target(service, port, loads) else { continue };
-        let dport = |port: u16| is("==", payload("tcp", "dport"), json!(port));
+        let dport = |number: u16| is("==", payload(port.protocol.as_str(), "dport"), json!(number));
         let at = is("==", payload("ip", "daddr"), json!(service.address));
         rules.push(rule(by_address, vec![at, dport(port.port), mark(TO_SERVICE), target.clone()]));
         if let Some(host) = port.published {
@@ -183,10 +183,10 @@ fn target(service: &Service, port: &ServicePort, loads: &Loads) -> Option<Value>
     let mut taking: Vec<&Endpoint> = port.endpoints.iter().filter(|e| !e.draining).collect();
     if service.is_counted() {
         let loads: Vec<Load> =
-            taking.iter().map(|e| loads.get(&address(e)).copied().unwrap_or_default()).collect();
+            taking.iter().map(|e| loads.get(&place(port, e)).copied().unwrap_or_default()).collect();
         taking = turns(&loads).into_iter().filter_map(|turn| taking.get(turn).copied()).collect();
     }
-    let place = |e: &Endpoint| json!({ "concat": [e.address, e.port] });
+    let to = |e: &Endpoint| json!({ "concat": [e.address, e.port] });
     if let [only] = taking.as_slice() {
         return Some(json!({ "dnat": { "addr": only.address, "port": only.port } }));
     }
@@ -196,13 +196,13 @@ fn target(service: &Service, port: &ServicePort, loads: &Loads) -> Option<Value>
             let hash = json!({ "jhash": { "mod": BUCKETS, "seed": SEED, "expr": source } });
             let entries = (0..BUCKETS).filter_map(|bucket| {
                 let winner = taking.iter().max_by_key(|e| (rank(bucket, e), e.address, e.port))?;
-                Some(json!([bucket, place(winner)]))
+                Some(json!([bucket, to(winner)]))
             });
             (hash, entries.collect())
         }
         Policy::RoundRobin | Policy::LeastConnections => {
             let turn = json!({ "numgen": { "mode": "inc", "mod": taking.len(), "offset": 0 } });
-            (turn, taking.iter().enumerate().map(|(n, e)| json!([n, place(e)])).collect())
+            (turn, taking.iter().enumerate().map(|(n, e)| json!([n, to(e)])).collect())
         }
     };
     if entries.is_empty() {

@@ -1,5 +1,7 @@
 use super::*;
+use model::Protocol;
 use proptest::prelude::*;
+use std::net::SocketAddrV4;
 
 fn load(open: u32, coming: u32) -> Load {
     Load { open, coming }
@@ -31,14 +33,17 @@ fn turns_are_apart() {
     assert_eq!(turns(&[]), Vec::<usize>::new());
 }
 
+fn at(number: u8) -> Place {
+    (Protocol::Tcp, SocketAddrV4::new([10, 45, 1, number].into(), 8080))
+}
+
 fn flow(number: u8, id: u32, alive: bool) -> Flow {
-    Flow::example(SocketAddrV4::new([10, 45, 1, number].into(), 8080), id, alive)
+    Flow::example(at(number), id, alive)
 }
 
 #[test]
 fn a_look_counts_what_is_open_and_what_has_come_since_the_last() {
     let mut balance = Balance::default();
-    let at = |number| SocketAddrV4::new([10, 45, 1, number].into(), 8080);
     let flows = [flow(2, 1, true), flow(2, 2, true), flow(2, 3, false), flow(3, 4, true)];
     balance.look(&flows.iter().collect::<Vec<_>>());
     assert_eq!(balance.loads, [(at(2), load(2, 0)), (at(3), load(1, 0))].into());

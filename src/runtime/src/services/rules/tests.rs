@@ -11,7 +11,7 @@ fn endpoint(number: u8, draining: bool) -> Endpoint {
 }
 
 fn service(policy: Policy, endpoints: Vec<Endpoint>) -> (Service, ServicePort) {
-    let port = ServicePort { port: 80, published: None, endpoints };
+    let port = ServicePort { port: 80, protocol: model::Protocol::Tcp, published: None, endpoints };
     let app = "web".parse().unwrap();
     let service = Service { app, address: Ipv4Addr::new(10, 46, 0, 1), policy, ports: vec![port.clone()] };
     (service, port)
