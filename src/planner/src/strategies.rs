@@ -262,7 +262,7 @@ mod tests {
             ("spread", Some(false)),
             ("tiling", Some(false)),
             ("binpack", Some(true)),
-            ("multilevel", Some(true)),
+            ("multilevel", None),
             ("fgd", None),
             ("spacecloud", None),
         ] {
