@@ -4,6 +4,7 @@
 
 mod boot;
 mod live;
+mod loss;
 mod peer;
 mod rig;
 
@@ -19,6 +20,8 @@ use std::time::Instant;
 pub enum Figure {
     /// From the cut of a module's link until all its instances run and are healthy elsewhere
     Failover,
+    /// A client that calls a service without pause while a module of its instances is cut off
+    Loss,
     /// A client that calls a service without pause while a module is drained and used again
     Drain,
     /// A client that calls a service without pause while its app is updated, instance by instance
@@ -33,6 +36,7 @@ pub enum Figure {
 
 pub use boot::{Boot, boot, table as table_of_boot};
 pub use live::{Live, live, table as table_of_live};
+pub use loss::loss;
 
 /// How it is measured.
 #[derive(Debug, Clone)]
@@ -94,10 +98,10 @@ pub struct Swarm {
     pub each_s: Vec<f64>,
 }
 
-/// What clients notice of planned moves, or of updates.
+/// What clients notice of planned moves, of updates, or of losses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Drain {
-    /// How often a module was drained and used again, or the app was updated.
+    /// How often a module was drained and used again, or cut off, or the app was updated.
     pub runs: u32,
     /// Calls meanwhile, each on a connection of its own.
     pub requests: u64,
@@ -308,7 +312,7 @@ pub fn table_of_failover(figures: &Failover, backplane: BackplaneKind) -> String
     lines.join("\n")
 }
 
-/// The figures of drains or updates, as `what` says, for people.
+/// The figures of drains, updates or losses, as `what` says, for people.
 pub fn table_of_drain(what: &str, figures: &Drain, backplane: BackplaneKind) -> String {
     let Drain { runs, requests, failed_requests, longest_gap_ms, moves, rate } = figures;
     [

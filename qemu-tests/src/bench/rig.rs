@@ -110,13 +110,13 @@ impl Rig {
 
     /// Cuts a module off; returns when all instances are healthy on the others.
     pub(super) fn lose_a_module(&self) -> Result<Loss, SimError> {
-        let lost = self.lost();
-        let moved = self.cluster.now().instances.iter().filter(|i| i.module == lost).count();
+        let (lost, before) = (self.lost(), self.cluster.now().instances);
+        let moved = before.iter().filter(|i| i.module == lost).count();
         // Before the cut, not after: what it takes itself counts against us.
         let begun = self.cluster.clock();
         self.chassis.module(self.lost)?.isolate()?;
         let gone = |s: &Snapshot| s.modules.iter().any(|m| m.name == lost && m.state == "lost");
-        let whole = |s: &Snapshot| all_ready(s, INSTANCES) && s.instances.iter().all(|i| i.module != lost);
+        let whole = |s: &Snapshot| all_ready(s, before.len()) && s.instances.iter().all(|i| i.module != lost);
         self.cluster.wait_for("all instances are healthy elsewhere", within(PATIENCE), |_| {}, whole)?;
         let history = self.cluster.history();
         Ok(Loss { detected_s: first(&history, begun, gone)?, whole_s: first(&history, begun, whole)?, moved })
