@@ -141,7 +141,7 @@ pub fn failover(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Failover
     for run in 1..=options.runs {
         // Then no overlap is by design.
         let rig = Rig::start(options, "stop-first")?;
-        let seen = rig.lose_a_module()?;
+        let seen = rig.lose_a_module(rig::INSTANCES)?;
         let doubles = rig.double_runs()?;
         say(&format!(
             "run {run}: lost after {:.3} s, {} of {} instances whole elsewhere after {:.3} s, {} ran twice",
@@ -240,7 +240,7 @@ pub fn come_back(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Return,
     let (mut times, mut moves, mut moves_needed) = (Vec::new(), 0, 0);
     for run in 1..=options.runs {
         let rig = Rig::start(options, "make-before-break")?;
-        rig.lose_a_module()?;
+        rig.lose_a_module(rig::INSTANCES)?;
         let seen = rig.bring_it_back()?;
         say(&format!(
             "run {run}: balanced {:.3} s after the return, by {} moves where {} are needed",

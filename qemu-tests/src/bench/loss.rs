@@ -2,7 +2,7 @@
 
 use super::{
     Drain, Options,
-    rig::{PATIENCE, Rig},
+    rig::{INSTANCES, PATIENCE, Rig},
 };
 use crate::{SimError, wait_until, within};
 use std::time::{Duration, Instant};
@@ -18,8 +18,10 @@ pub fn loss(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Drain, SimEr
     for run in 1..=options.runs {
         let rig = Rig::start(options, "make-before-break")?;
         rig.start_calling()?;
+        // The client is one more instance: it may have upset the balance.
+        rig.wait_even(INSTANCES + 1)?;
         let (begun, before) = (Instant::now(), rig.calls()?);
-        let seen = rig.lose_a_module()?;
+        let seen = rig.lose_a_module(INSTANCES + 1)?;
         // The one that was on its way to the lost module may still wait for its end.
         let at = rig.calls()?;
         let on = || rig.calls().is_ok_and(|now| now.requests > at.requests + 1);
