@@ -144,6 +144,7 @@ bench: programs
 	$(CARGO) bench -q --locked -p registry --bench rivals
 	@$(SAY) "loss, drain and return on namespaces, beside Docker Swarm (needs root)"
 	$(AS_ROOT) $(CARGO) run -q --locked -p spacesim -- --backplane netns bench failover --runs 10 --swarm 3
+	$(AS_ROOT) $(CARGO) run -q --locked -p spacesim -- --backplane netns bench loss --runs 5
 	$(AS_ROOT) $(CARGO) run -q --locked -p spacesim -- --backplane netns bench drain --runs 5
 	$(AS_ROOT) $(CARGO) run -q --locked -p spacesim -- --backplane netns bench update --runs 5
 	$(AS_ROOT) $(CARGO) run -q --locked -p spacesim -- --backplane netns bench return --runs 10

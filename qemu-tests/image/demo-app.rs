@@ -3,7 +3,9 @@
 //! `GET /healthz` answers `ok`, `GET /` names app, instance and module, `GET /count` what it has in memory and in a
 //! file: how many ticks it has lived, and when it was born. Every 200 ms (or TICK_MS) it prints
 //! `<epoch ms> <instance> <module>`, so that a reader of all outputs can prove that no instance ever ran twice
-//! at the same time. With IO_URING set it holds a ring of the kernel's, which no checkpoint can take along. It is the first process of its container, so it must see to SIGTERM itself.
+//! at the same time. With IO_URING set it holds a ring of the kernel's, which no checkpoint can take along. On a module
+//! that MUTE names it accepts connections and never says a word. It is the first process of its container, so it must
+//! see to SIGTERM itself.
 //!
 //! With STATE=FILE it counts on in that file: each tick appends `<count> <epoch ms> <instance> <module>`, where the count
 //! goes on from the last line that is there. With FILL_KIB it also makes FILE.fill larger by so much each tick.
@@ -100,6 +102,9 @@ fn main() {
     let port = std::env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(8080_u16);
     match TcpListener::bind(("0.0.0.0", port)) {
         Ok(listener) => {
+            if std::env::var("MUTE").is_ok_and(|modules| modules.split(' ').any(|module| module == names.module)) {
+                let _kept: Vec<TcpStream> = listener.incoming().flatten().collect();
+            }
             for stream in listener.incoming().flatten() {
                 std::thread::spawn(move || serve(stream, names));
             }

@@ -4,6 +4,7 @@
 
 mod boot;
 mod live;
+mod loss;
 mod peer;
 mod rig;
 
@@ -20,6 +21,8 @@ use std::time::Instant;
 pub enum Figure {
     /// From the cut of a module's link until all its instances run and are healthy elsewhere
     Failover,
+    /// A client that calls a service without pause while a module of its instances is cut off
+    Loss,
     /// A client that calls a service without pause while a module is drained and used again
     Drain,
     /// A client that calls a service without pause while its app is updated, instance by instance
@@ -34,6 +37,7 @@ pub enum Figure {
 
 pub use boot::{Boot, boot, table as table_of_boot};
 pub use live::{Live, live, table as table_of_live};
+pub use loss::loss;
 
 /// How it is measured.
 #[derive(Debug, Clone)]
@@ -99,10 +103,10 @@ pub struct Swarm {
     pub each_s: Vec<f64>,
 }
 
-/// What clients notice of planned moves, or of updates.
+/// What clients notice of planned moves, of updates, or of losses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Drain {
-    /// How often a module was drained and used again, or the app was updated.
+    /// How often a module was drained and used again, or cut off, or the app was updated.
     pub runs: u32,
     /// Calls meanwhile, each on a connection of its own.
     pub requests: u64,
@@ -142,7 +146,7 @@ pub fn failover(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Failover
     for run in 1..=options.runs {
         // Then no overlap is by design.
         let rig = Rig::start(options, "stop-first")?;
-        let seen = rig.lose_a_module()?;
+        let seen = rig.lose_a_module(rig::INSTANCES)?;
         let Gaps { doubles, smallest } = rig.between_lives()?;
         say(&format!(
             "run {run}: lost after {:.3} s, {} of {} instances whole elsewhere after {:.3} s, {} ran twice",
@@ -243,7 +247,7 @@ pub fn come_back(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Return,
     let (mut times, mut moves, mut moves_needed) = (Vec::new(), 0, 0);
     for run in 1..=options.runs {
         let rig = Rig::start(options, "make-before-break")?;
-        rig.lose_a_module()?;
+        rig.lose_a_module(rig::INSTANCES)?;
         let seen = rig.bring_it_back()?;
         say(&format!(
             "run {run}: balanced {:.3} s after the return, by {} moves where {} are needed",
@@ -326,7 +330,7 @@ pub fn table_of_failover(figures: &Failover, backplane: BackplaneKind) -> String
     lines.join("\n")
 }
 
-/// The figures of drains or updates, as `what` says, for people.
+/// The figures of drains, updates or losses, as `what` says, for people.
 pub fn table_of_drain(what: &str, figures: &Drain, backplane: BackplaneKind) -> String {
     let Drain { runs, requests, failed_requests, longest_gap_ms, moves, rate } = figures;
     [

@@ -2,9 +2,12 @@
 //! The chassis test and the demo run this same code.
 
 pub(crate) mod clients;
+mod clocks;
 mod live;
 pub(crate) mod lives;
 mod storage;
+
+pub use clocks::set_clock;
 
 use crate::{
     BackplaneKind, Chassis, Limit, SimError, Times,
@@ -181,7 +184,9 @@ impl<'a> Scenario<'a> {
 
     fn real_time(&mut self) -> Result<(), SimError> {
         if self.chassis.backplane() == BackplaneKind::Netns {
-            self.unchecked("a namespace has the host's kernel, which need not be a real-time one");
+            self.unchecked(
+                "a namespace has the host's kernel, which need not be a real-time one, and the host's clock",
+            );
             return Ok(());
         }
         for module in self.chassis.modules() {
@@ -297,6 +302,7 @@ impl<'a> Scenario<'a> {
     fn come_back(&mut self) -> Result<(), SimError> {
         (self.note)(Note::Step("module-3 is back on the backplane"));
         self.mark("module-3 back");
+        self.set_clocks(&[(1, 10), (3, -10)])?;
         self.chassis.module(3)?.rejoin()?;
         let (snapshot, took) = self.wait("module-3 is ready again", 1, |s| {
             s.modules.iter().filter(|m| m.name == "module-3" && m.state == "ready").count()
@@ -308,10 +314,12 @@ impl<'a> Scenario<'a> {
         };
         self.mark("four deleted");
         self.cluster.delete(on("module-1").into_iter().chain(on("module-2")).collect())?;
+        self.set_clocks(&[(1, -25), (2, 5)])?;
         let (_, took) = self.wait("six apps are balanced 2/2/2", 6, two_on_each)?;
         self.mark("balanced");
         self.report.times.push(("deletion to balanced", took));
         self.checked("two apps moved to module-3 by the balance rule: 2/2/2");
+        self.clocks_were_set("the return and the balancing");
         Ok(())
     }
 

@@ -91,6 +91,14 @@ impl Rig<'_> {
         .unwrap();
     }
 
+    /// Neither an instance nor what a move needs.
+    fn nothing_is_left(&self, slot: u16) {
+        let look = "ctr -n spacecloud tasks ls -q; ls /var/lib/spacecloud/live 2>/dev/null || true";
+        let module = self.chassis.module(slot).unwrap();
+        let nothing = || module.run(look, within(30.s())).is_ok_and(|said| said.trim().is_empty());
+        wait_until(&format!("nothing of it is left on module-{slot}"), within(60.s()), nothing).unwrap();
+    }
+
     /// Moves everything, and checks that the counter went on counting where it had been.
     fn moves(&self, from: &str, to: &str) -> Snapshot {
         let before = self.wait("both are ready", |s| all_on(s, from));
@@ -173,9 +181,35 @@ fn a_process_goes_on_on_another_module_and_one_that_cannot_says_why() {
     let snapshot = rig.wait("everything has moved in spite of it", |s| all_on(s, "module-1"));
     let how = event(&snapshot, "counter/1", "NotLive").map_or("live all the same", |e| e.message.as_str());
     rig.say(&format!("after kill -9: {how}"));
-    let tasks = "ctr -n spacecloud tasks ls -q; ls /var/lib/spacecloud/live 2>/dev/null || true";
-    wait_until("nothing of it is left on module-2", within(60.s()), || {
-        chassis.module(2).unwrap().run(tasks, within(30.s())).is_ok_and(|said| said.trim().is_empty())
-    })
-    .unwrap();
+    rig.nothing_is_left(2);
+
+    // The target is cut off in the middle.
+    rig.drain("module-1", "module-2");
+    rig.wait("a move is under way", |s| s.instances.iter().any(|i| i.message.starts_with("taking ")));
+    chassis.module(2).unwrap().isolate().unwrap();
+    let waits = |i: &Instance| i.phase == "pending" && i.message.contains("module-2: lost");
+    let there = |i: &Instance| i.phase == "ready" && i.module == "module-1";
+    let alone = rig.wait("the counter goes on where it was", |s| {
+        let mut all = s.instances.iter().filter(|i| i.app == "counter");
+        all.clone().any(there) && all.all(|i| there(i) || waits(i))
+    });
+    let counter = alone.instances.iter().find(|i| i.app == "counter" && there(i)).unwrap();
+    let (first, last) = rig.output(counter);
+    assert!(last.count > first.count && counter.restarts == 0, "{first:?} {last:?}");
+    chassis.module(2).unwrap().rejoin().unwrap();
+    let snapshot = rig.wait("everything has moved after all", |s| all_on(s, "module-2"));
+    rig.say(&event(&snapshot, "counter/1", "Moved").unwrap().message);
+    rig.nothing_is_left(1);
+
+    // The target's disk has no room for what the process has in memory.
+    let disk = |command: &str| chassis.module(1).unwrap().run(command, within(30.s())).unwrap();
+    disk("mkdir -p /var/lib/spacecloud/live && mount -t tmpfs -o size=16k small /var/lib/spacecloud/live");
+    let since = snapshot.events.iter().map(|e| e.number).max().unwrap();
+    rig.drain("module-2", "module-1");
+    let snapshot = rig.wait("everything has moved without room for a live move", |s| all_on(s, "module-1"));
+    let full = event(&snapshot, "counter/1", "NotLive").filter(|e| e.number > since).unwrap();
+    rig.say(&full.message);
+    assert!(full.message.contains("No space left on device"), "{}", full.message);
+    rig.nothing_is_left(2);
+    disk("umount /var/lib/spacecloud/live");
 }

@@ -7,7 +7,7 @@ use spacesim::{
     Chassis, ChassisFile, Module, Plan, Times,
     cluster::Cluster,
     image,
-    scenario::{Note, Scenario, boot_limit, provision, push},
+    scenario::{Note, Scenario, boot_limit, provision, push, set_clock},
     twin, wait_until, within,
 };
 use std::path::Path;
@@ -147,16 +147,23 @@ fn a_chassis_volume_goes_along_and_has_one_writer() {
     let first = ready(cluster, "it is ready", "");
     let seen = goes_on(storage, 0, 1);
 
+    let slot = |module: &str| module.trim_start_matches("module-").parse::<u16>().unwrap();
+    let set = |module: u16, minutes: i64| set_clock(chassis.module(module).unwrap(), minutes).unwrap();
     cluster.drain(&first, true).unwrap();
+    // The server's clock and the one of the module that is left are set meanwhile: nothing may hang on them.
+    set(1, 7);
+    set(slot(&first), -11);
     let second = ready(cluster, "drained, it is ready elsewhere", &first);
     let seen = goes_on(storage, seen, 2);
     cluster.drain(&first, false).unwrap();
-    let unused = chassis.module(first.trim_start_matches("module-").parse().unwrap()).unwrap();
+    let unused = chassis.module(slot(&first)).unwrap();
     let left = || unused.run("grep -c /run/spacecloud/chassis /proc/mounts", within(60.s())).is_err();
     wait_until("the module that no longer needs it has unmounted it", within(120.s()), left).unwrap();
 
-    let lost = chassis.module(second.trim_start_matches("module-").parse().unwrap()).unwrap();
+    let lost = chassis.module(slot(&second)).unwrap();
     lost.isolate().unwrap();
+    set(1, -20);
+    set(slot(&second), 9);
     ready(cluster, "its module is cut off, it is ready elsewhere", &second);
     let seen = goes_on(storage, seen, 3);
     let fenced = || lost.run("grep -c /run/spacecloud/chassis /proc/mounts", within(60.s())).is_err();

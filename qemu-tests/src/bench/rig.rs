@@ -69,14 +69,15 @@ impl Rig {
     pub(super) fn start(options: &Options, planned: &str) -> Result<Self, SimError> {
         let rig = Self::power_on(options)?;
         rig.cluster.apply(&app(planned))?;
-        let even = |s: &Snapshot| balanced(s, INSTANCES);
-        rig.cluster.wait_for(
-            "the instances are healthy and spread evenly",
-            within(PATIENCE),
-            |_| {},
-            even,
-        )?;
+        rig.wait_even(INSTANCES)?;
         Ok(rig)
+    }
+
+    /// Waits until so many instances are healthy, spread evenly, and none of them moves.
+    pub(super) fn wait_even(&self, instances: usize) -> Result<(), SimError> {
+        let even = |s: &Snapshot| balanced(s, instances);
+        let what = "the instances are healthy and spread evenly";
+        self.cluster.wait_for(what, within(PATIENCE), |_| {}, even).map(drop)
     }
 
     /// Powers the chassis on and waits until its modules are ready; the image is in the registry then.
@@ -108,15 +109,15 @@ impl Rig {
         format!("module-{}", self.lost)
     }
 
-    /// Cuts a module off; returns when all instances are healthy on the others.
-    pub(super) fn lose_a_module(&self) -> Result<Loss, SimError> {
+    /// Cuts a module off; returns when all so many instances are healthy on the others.
+    pub(super) fn lose_a_module(&self, instances: usize) -> Result<Loss, SimError> {
         let lost = self.lost();
         let moved = self.cluster.now().instances.iter().filter(|i| i.module == lost).count();
         // Before the cut, not after: what it takes itself counts against us.
         let begun = self.cluster.clock();
         self.chassis.module(self.lost)?.isolate()?;
         let gone = |s: &Snapshot| s.modules.iter().any(|m| m.name == lost && m.state == "lost");
-        let whole = |s: &Snapshot| all_ready(s, INSTANCES) && s.instances.iter().all(|i| i.module != lost);
+        let whole = |s: &Snapshot| all_ready(s, instances) && s.instances.iter().all(|i| i.module != lost);
         self.cluster.wait_for("all instances are healthy elsewhere", within(PATIENCE), |_| {}, whole)?;
         let history = self.cluster.history();
         Ok(Loss { detected_s: first(&history, begun, gone)?, whole_s: first(&history, begun, whole)?, moved })

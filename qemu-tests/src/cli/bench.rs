@@ -48,6 +48,10 @@ impl Bench {
                 let figures = bench::failover(&options, &mut say)?;
                 self.print(&figures, || bench::table_of_failover(&figures, backplane))
             }
+            Figure::Loss => {
+                let figures = bench::loss(&options, &mut say)?;
+                self.print(&figures, || bench::table_of_drain("loss", &figures, backplane))
+            }
             Figure::Drain => {
                 let figures = bench::drain(&options, &mut say)?;
                 self.print(&figures, || bench::table_of_drain("drain", &figures, backplane))

@@ -58,6 +58,7 @@ impl Scenario<'_> {
         };
         self.mark("drained");
         self.cluster.drain(&old.module, true)?;
+        self.set_clocks(&[(1, 15), (2, -5), (3, 8)])?;
         let from = old.module.clone();
         let moved = |s: &Snapshot| ready(s, all, |i| i.module != from);
         let (after, took) = self.wait("everything has left the module", all, moved)?;
@@ -90,6 +91,7 @@ impl Scenario<'_> {
             )));
         }
         self.checked(format!("its address is {} all the time", new.address));
+        self.clocks_were_set("the live move");
         self.cluster.drain(&from, false)?;
         let mut apps = vec![APP.to_owned()];
         if let Some((place, before)) = clients {

@@ -35,7 +35,7 @@ pub(crate) fn gaps(chassis: &Chassis, same_clock: bool) -> Result<Gaps, SimError
     let mut lives: BTreeMap<String, Vec<Life>> = BTreeMap::new();
     for module in chassis.modules() {
         let (offset, doubt) = if same_clock { (0, 0) } else { clock(module)? };
-        let read = "cd /var/lib/spacecloud/logs && for f in *.log; do head -n 1 $f; tail -n 1 $f; done";
+        let read = "cd /var/lib/spacecloud/logs && for f in *.log; do [ -f $f ] || continue; head -n 1 $f; tail -n 1 $f; done";
         for (instance, first, last) in lives_of(&module.run(read, within(60.s()))?) {
             let replica =
                 instance.rsplit_once('-').map(|(replica, _)| replica.to_owned()).unwrap_or_default();

@@ -1,12 +1,12 @@
 //! Random histories of requests, losses, maintenance and restarts; after every step the tables must be true.
 
 use crate::{
-    Amounts, Core, Event, Request,
+    Amounts, Event, Request,
     testing::{Bench, name, spec},
 };
 use model::{
-    Availability, Bytes, Instance, Kind, Liveness, Milli, Module, Name, Now, PlanState, Record, RecordKind,
-    ResourceName, Timing,
+    Availability, Bytes, Instance, Kind, Liveness, Milli, Module, Name, PlanState, Record, RecordKind,
+    ResourceName,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +35,7 @@ enum Act {
     Silent(u16, bool),
     Cordon(u16, bool),
     Restart,
+    Clock(i64),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -52,6 +53,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (1u16..=2, any::<bool>()).prop_map(|(m, on)| Act::Silent(m, on)),
         1 => (1u16..=2, any::<bool>()).prop_map(|(m, on)| Act::Cordon(m, on)),
         1 => Just(Act::Restart),
+        1 => (-30_000i64..30_000).prop_map(Act::Clock),
     ]
 }
 
@@ -106,10 +108,9 @@ fn perform(bench: &mut Bench, act: Act) {
             let module = Name::of_module(slot);
             drop(bench.ask(Request::Cordon { module, cordoned, draining: false }));
         }
+        Act::Clock(by) => bench.ahead += by,
         Act::Restart => {
-            let records = bench.stored.values().cloned().collect();
-            let now = Now { mono: bench.time, wall: bench.time };
-            bench.core = Core::load(records, Timing::default(), now);
+            bench.restart();
             let loud = |slot: &u16| !bench.silent.contains(&Name::of_module(*slot));
             for slot in [1, 2].into_iter().filter(loud).collect::<Vec<_>>() {
                 bench.hello(&Name::of_module(slot));

@@ -91,9 +91,9 @@ impl Core {
         };
         self.note(Record::Success(success.clone()));
         self.successes.insert(run.code.clone(), success);
+        // By the run's number: the wall clock may have been set back meanwhile.
         if self.successes.len() > CODES
-            && let Some(oldest) =
-                self.successes.values().min_by_key(|s| (s.at, s.run)).map(|s| s.code.clone())
+            && let Some(oldest) = self.successes.values().min_by_key(|s| s.run).map(|s| s.code.clone())
         {
             self.successes.remove(&oldest);
             self.forget(RecordKind::Success, oldest);

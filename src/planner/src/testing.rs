@@ -66,6 +66,8 @@ pub(crate) struct Bench {
     /// The lease that each module was given last.
     pub(crate) leases: BTreeMap<Name, Span>,
     pub(crate) time: u64,
+    /// How far the wall clock is ahead of `time`, in milliseconds: it may jump, `time` does not.
+    pub(crate) ahead: i64,
 }
 
 impl Bench {
@@ -82,6 +84,7 @@ impl Bench {
             erase: BTreeMap::new(),
             leases: BTreeMap::new(),
             time: 1_000_000,
+            ahead: 0,
         };
         let all: Vec<Name> = bench.modules.keys().cloned().collect();
         all.iter().for_each(|name| bench.hello(name));
@@ -110,8 +113,12 @@ impl Bench {
         self.run(200);
     }
 
+    pub(crate) fn now(&self) -> Now {
+        Now { mono: self.time, wall: self.time.saturating_add_signed(self.ahead) }
+    }
+
     pub(crate) fn step(&mut self, event: Event) -> Result<Reply, Refusal> {
-        let (reply, output) = self.core.step(event, Now { mono: self.time, wall: self.time })?;
+        let (reply, output) = self.core.step(event, self.now())?;
         let Output { changes, orders, ack, absence, .. } = output;
         if let Some(name) = ack {
             self.leases.insert(name, Span(Timing::default().lease.0 + absence.0));
@@ -131,8 +138,8 @@ impl Bench {
 
     /// The server's process is another one from now on.
     pub(crate) fn restart(&mut self) {
-        let now = Now { mono: self.time, wall: self.time };
-        self.core = Core::load(self.stored.values().cloned().collect(), Timing::default(), now);
+        let records = self.stored.values().cloned().collect();
+        self.core = Core::load(records, Timing::default(), self.now());
     }
 
     pub(crate) fn ask(&mut self, request: Request) -> Result<Reply, Refusal> {

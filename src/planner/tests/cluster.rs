@@ -11,6 +11,7 @@ use planner::{AgentReport, Core, Event, Lease, Order, Output, Refusal, Request};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
+mod clock;
 mod moves;
 mod volumes;
 
@@ -48,6 +49,9 @@ fn spec(name: &str, more: &str) -> AppSpec {
     AppFile::parse("test", &text).unwrap().apps.remove(0)
 }
 
+/// Where the wall clock begins, in milliseconds: it may also jump to before that.
+const HOUR: u64 = 3_600_000;
+
 /// One module's agent, as simple as one can be.
 struct Agent {
     module: Module,
@@ -75,6 +79,8 @@ struct World {
     stored: BTreeMap<(model::RecordKind, String), Record>,
     agents: BTreeMap<Name, Agent>,
     time: u64,
+    /// How far the wall clock is ahead of where it began, in milliseconds: it may jump, `time` does not.
+    ahead: i64,
     timing: Timing,
     /// So many steps from now the server dies between what it commits and what it sends.
     dies_in: Option<u32>,
@@ -112,13 +118,14 @@ impl World {
             })
             .collect();
         let core = Core::load(vec![], timing, Now::default());
-        let mut world = Self { core, stored: BTreeMap::new(), agents, time: 1000, timing, dies_in: None };
+        let mut world =
+            Self { core, stored: BTreeMap::new(), agents, time: 1000, ahead: 0, timing, dies_in: None };
         world.run(1000);
         world
     }
 
     fn now(&self) -> Now {
-        Now { mono: self.time, wall: self.time }
+        Now { mono: self.time, wall: (HOUR + self.time).saturating_add_signed(self.ahead) }
     }
 
     fn step(&mut self, event: Event) -> Result<(), Refusal> {
@@ -448,6 +455,7 @@ enum Act {
     Uncordon(u16),
     Numbered(u8, u32, bool),
     Maintain(u16, u32, bool),
+    Clock(i64),
 }
 
 /// Even numbers have a service; each third moves stop-first.
@@ -473,6 +481,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (1u16..=3).prop_map(Act::Uncordon),
         2 => (0u8..3, 1u32..3, any::<bool>()).prop_map(|(n, r, whole)| Act::Numbered(n, r, whole)),
         1 => (1u16..=3, 0u32..3, any::<bool>()).prop_map(|(m, n, on)| Act::Maintain(m, n, on)),
+        1 => (-3_600_000i64..3_600_000).prop_map(Act::Clock),
     ]
 }
 
@@ -489,6 +498,7 @@ proptest! {
                 Act::Cut(slot) => world.cut(slot, true),
                 Act::Rejoin(slot) => world.cut(slot, false),
                 Act::CrashServer => world.crash_server(),
+                Act::Clock(by) => world.ahead += by,
                 Act::Apply(n, r) => drop(world.request(Request::Apply(vec![serving(n, &format!("replicas = {r}"))]))),
                 Act::Update(n, version, bad) => moves::update(&mut world, n, version, bad),
                 Act::Scale(n, r) => drop(world.request(Request::Scale(format!("app-{n}").parse().unwrap(), r))),

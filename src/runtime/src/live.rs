@@ -63,7 +63,11 @@ async fn end(operation: &'static str, path: &Path, mut child: Child) -> Result<(
     };
     match tokio::time::timeout(TAR_LIMIT, ended).await {
         Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(Ok(status)) => Err(failed(operation, path, format!("tar: {status}: {}", said.trim()))),
+        // On a full disk it has a line for each file: the first ones tell.
+        Ok(Ok(status)) => {
+            let words: Vec<&str> = said.lines().take(2).collect();
+            Err(failed(operation, path, format!("tar: {status}: {}", words.join(" "))))
+        }
         Ok(Err(source)) => Err(RuntimeError::Io { operation, path: path.to_owned(), source }),
         Err(_) => Err(failed(operation, path, "tar does not end")),
     }

@@ -35,7 +35,9 @@ impl Logs {
     /// Turns what is too long, and removes the oldest logs of instances that are not `alive`.
     pub(crate) fn tidy(&self, alive: &BTreeSet<InstanceId>) -> io::Result<()> {
         let alive: BTreeSet<PathBuf> = alive.iter().map(|id| self.path(id)).collect();
-        let mut past: Vec<(SystemTime, PathBuf)> = Vec::new();
+        // The clock may have been set back: what is dated later than now was written before that.
+        let now = SystemTime::now();
+        let mut past: Vec<(bool, SystemTime, PathBuf)> = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
             let (path, metadata) = (entry.path(), entry.metadata()?);
@@ -46,12 +48,13 @@ impl Logs {
                 turn(&path)?;
             }
             if !alive.contains(&path) {
-                past.push((metadata.modified()?, path));
+                let written = metadata.modified()?;
+                past.push((written <= now, written, path));
             }
         }
         past.sort();
         let excess = past.len().saturating_sub(PAST);
-        for (_, path) in past.into_iter().take(excess) {
+        for (_, _, path) in past.into_iter().take(excess) {
             fs::remove_file(&path)?;
             match fs::remove_file(turned(&path)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -115,5 +118,22 @@ mod tests {
         assert_eq!(left(0), (true, true), "it runs");
         assert_eq!([left(1), left(2)], [(false, false); 2]);
         assert_eq!(left(3), (true, true));
+    }
+
+    #[test]
+    fn logs_of_before_the_clock_was_set_back_are_the_older_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Logs::open(dir.path()).unwrap();
+        for number in 0..PAST + 2 {
+            let file = File::create(logs.path(&id(number))).unwrap();
+            let hour = std::time::Duration::from_secs(3600);
+            // The first two were written when the clock was ahead by an hour.
+            let when = if number < 2 { SystemTime::now() + hour } else { SystemTime::now() - hour };
+            file.set_modified(when).unwrap();
+        }
+        logs.tidy(&BTreeSet::new()).unwrap();
+        let left: Vec<bool> = (0..PAST + 2).map(|number| logs.path(&id(number)).exists()).collect();
+        assert_eq!(left.iter().position(|there| *there), Some(2));
+        assert!(left.iter().skip(2).all(|there| *there));
     }
 }

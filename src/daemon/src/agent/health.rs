@@ -45,6 +45,11 @@ impl Watch {
         self.healthy = true;
     }
 
+    /// It may serve.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.healthy
+    }
+
     /// A probe answered, or did not, `age` after the instance's start.
     pub(super) fn take(&mut self, passed: bool, age: Duration) -> Verdict {
         if passed {

@@ -237,8 +237,9 @@ impl Instances {
     /// What the server is told of an instance from now on.
     pub(super) fn see(&self, observed: Observed) {
         if let Some(handle) = lock(&self.state).handles.get_mut(&observed.id) {
-            // What was counted of this run stays until it is counted again.
-            let same_run = handle.observed.started == observed.started;
+            // What was counted of this run stays until it is counted again. The clock that says when it started may jump.
+            let run = |seen: &Observed| (seen.restarts, seen.started);
+            let same_run = run(&handle.observed) == run(&observed);
             let connections = handle.observed.connections.filter(|_| same_run);
             handle.observed = Observed { connections, ..observed };
         }

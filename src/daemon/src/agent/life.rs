@@ -19,6 +19,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// An instance that ran this long starts its pauses anew.
 const GOOD_RUN: Duration = Duration::from_secs(60);
+/// Who is not healthy after this long says why; nearly all are before.
+const PATIENCE: Duration = Duration::from_secs(1);
 const UNHEALTHY: &str = "unhealthy: ";
 /// Before the reason for which an instance that runs is stopped here.
 const STOPPED: &str = "stopped: ";
@@ -50,7 +52,7 @@ pub(super) struct Life {
     /// Why it could not take over the process that it was to.
     refused: String,
     restarts: u32,
-    /// Why the last run ended, or could not begin: told until the next one is under way.
+    /// Why the last run ended, or could not begin: told until the next one is ready, or has its own reason not to be.
     last: String,
 }
 
@@ -233,7 +235,11 @@ impl Life {
         let health = self.desired.spec.health.clone();
         // A process that was taken over was healthy when it was frozen.
         let proven = health.is_none() || !course.is_empty();
-        self.see(if proven { Phase::Ready } else { Phase::Running }, address, course, started);
+        if proven {
+            self.see(Phase::Ready, address, course, started);
+        } else {
+            self.see(Phase::Running, address, &self.last, started);
+        }
         let runtime = self.all.runtime.clone();
         let id = self.desired.id.clone();
         let is_task = self.desired.spec.kind == Kind::Task;
@@ -262,6 +268,7 @@ impl Life {
             if proven {
                 watch.trust();
             }
+            let mut told = String::new();
             loop {
                 let answer = target.ask(&health).await;
                 // What is frozen, or is looked at by criu, cannot answer.
@@ -272,7 +279,13 @@ impl Life {
                 match watch.take(answer.is_ok(), began.elapsed()) {
                     Verdict::Healthy => self.see(Phase::Ready, address, "", started),
                     Verdict::Unhealthy => return format!("{UNHEALTHY}{}", answer.err().unwrap_or_default()),
-                    Verdict::Same => {}
+                    Verdict::Same => {
+                        let late = !watch.is_healthy() && began.elapsed() >= PATIENCE;
+                        if let Some(why) = answer.err().filter(|why| late && *why != told) {
+                            self.see(Phase::Running, address, &format!("not healthy yet: {why}"), started);
+                            told = why;
+                        }
+                    }
                 }
                 tokio::time::sleep(watch.pause()).await;
             }

@@ -100,24 +100,41 @@ async fn a_service_has_one_address_a_name_and_only_healthy_endpoints() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_that_hangs_is_cut_off_and_holds_nobody_up() {
     let cluster = Cluster::start(1).await;
-    let app = |name: &str, command: &str| {
+    let app = |name: &str, command: &str, start: &str| {
         format!(
-            "[[app]]\nname='{name}'\nimage='registry.spacecloud:5000/demo:1'\n\
-             health={{exec={command}, every='50ms', timeout='200ms', start_period='0ms', failures=2}}\n"
+            "[[app]]\nname='{name}'\nimage='registry.spacecloud:5000/demo:1'\nupdate={{within='3s'}}\n\
+             health={{exec={command}, every='50ms', timeout='200ms', start_period='{start}', failures=2}}\n"
         )
     };
-    let apps =
-        [app("hangs", "['sleep','600']"), app("fails", "['false']"), app("works", "['true']")].concat();
-    cluster.apply(&apps).await.unwrap();
+    let endless = "['sleep','600']";
+    let apps = [
+        app("hangs", endless, "0ms"),
+        app("waits", endless, "1h"),
+        app("fails", "['false']", "0ms"),
+        app("works", "['true']", "0ms"),
+    ];
+    cluster.apply(&apps.concat()).await.unwrap();
+    let is = |s: &v1::Snapshot, app: &str, phase: &str, message: &str| {
+        s.instances.iter().any(|i| i.app == app && i.phase == phase && i.message.contains(message))
+    };
     let met = |s: &v1::Snapshot| {
-        let is = |app: &str, phase: &str, message: &str| {
-            s.instances.iter().any(|i| i.app == app && i.phase == phase && i.message.contains(message))
-        };
-        is("hangs", "back-off", "no answer in 200ms")
-            && is("fails", "back-off", "false exited with 1")
-            && is("works", "ready", "")
+        is(s, "hangs", "back-off", "no answer in 200ms")
+            && is(s, "waits", "running", "not healthy yet: no answer in 200ms")
+            && is(s, "fails", "back-off", "false exited with 1")
+            && is(s, "works", "ready", "")
     };
     cluster.until("each says how it is", met).await;
+    // An update to a probe that hangs goes back, whether its failures count yet or not.
+    for start in ["0ms", "1h"] {
+        let last = cluster.until("it works", |s| is(s, "works", "ready", "")).await;
+        let last = last.events.iter().map(|e| e.number).max().unwrap_or(0);
+        cluster.apply(&app("works", endless, start)).await.unwrap();
+        let back = |s: &v1::Snapshot| {
+            let mut new = s.events.iter().filter(|e| e.number > last && e.reason == "RolledBack");
+            new.any(|e| e.message.contains("no answer in 200ms")) && is(s, "works", "ready", "")
+        };
+        cluster.until("it is rolled back and says why", back).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

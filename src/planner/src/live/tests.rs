@@ -1,6 +1,6 @@
 use super::*;
 use crate::{AgentReport, Event, Request, testing::*};
-use model::{AppFile, Now, Observed, Record, Timing};
+use model::{AppFile, Observed, Record, Timing};
 
 /// Two modules that move live, and a counter on the first.
 fn ready() -> Bench {
@@ -135,7 +135,7 @@ fn a_server_that_is_started_again_goes_on_with_it() {
     let mut bench = ready();
     let (old, new) = under_way(&mut bench);
     let records: Vec<Record> = bench.stored.values().cloned().collect();
-    let core = Core::load(records, Timing::default(), Now { mono: bench.time, wall: bench.time });
+    let core = Core::load(records, Timing::default(), bench.now());
     assert_eq!(core.live_part(&old), bench.core.live_part(&old));
     assert_eq!(core.live_part(&new), bench.core.live_part(&new));
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{AgentReport, Core, Event, Request, testing::*};
-use model::{InstanceId, Live, Now, Observed, Record, Timing};
+use model::{InstanceId, Live, Observed, Record, Timing};
 
 const HOME: &str = "10.45.1.7";
 
@@ -172,7 +172,7 @@ fn a_server_that_is_started_again_knows_where_it_is() {
     moves(&mut bench, 1, 2, HOME);
     says(&mut bench, 2, Phase::Ready, HOME, "");
     let records: Vec<Record> = bench.stored.values().cloned().collect();
-    let core = Core::load(records, Timing::default(), Now { mono: bench.time, wall: bench.time });
+    let core = Core::load(records, Timing::default(), bench.now());
     assert_eq!(core.roaming(), bench.core.services().roaming);
     assert!(!core.roaming().is_empty());
 }

@@ -120,3 +120,53 @@ fn a_module_that_comes_back_smaller_loses_what_it_cannot_hold_any_more() {
     bench.refit(1, |module| module.capacity.cpu = model::Milli(2000));
     assert_eq!(bench.plan("t").reservation.as_ref().unwrap().module, name("module-2"));
 }
+
+const MINUTE: i64 = 60_000;
+
+/// A window is an appointment by the wall clock, so it moves with it. Whoever runs is neither started anew nor run twice.
+#[test]
+fn a_clock_that_is_set_back_gives_a_running_task_more_time() {
+    let mut bench = Bench::new(&[1, 1]);
+    let first = task("a", "duration = '60s'\nresources = { gpu = 1 }");
+    let later = task("b", "start = '+2min'\nduration = '60s'\nresources = { gpu = 1 }");
+    bench.apply(vec![first, later, spec("web", "replicas = 2")]).unwrap();
+    bench.run(1_000);
+    let before: Vec<_> = bench.core.instances().map(|i| (i.id.clone(), i.module.clone())).collect();
+    bench.ahead -= 10 * MINUTE;
+    bench.run(600_000);
+    let after: Vec<_> = bench.core.instances().map(|i| (i.id.clone(), i.module.clone())).collect();
+    assert_eq!(before, after);
+    assert_eq!((bench.plan("a").state, bench.plan("b").state), (PlanState::Running, PlanState::Planned));
+    bench.run(200_000);
+    assert_eq!((bench.plan("a").state, bench.plan("b").state), (PlanState::Succeeded, PlanState::Succeeded));
+}
+
+#[test]
+fn a_clock_that_is_set_forward_ends_windows_and_names_what_was_missed() {
+    let mut bench = Bench::new(&[1]);
+    let first = task("a", "duration = '60s'\nresources = { gpu = 1 }");
+    let later = task("b", "start = '+2min'\nduration = '60s'\nresources = { gpu = 1 }");
+    bench.apply(vec![first, later, spec("web", "replicas = 2")]).unwrap();
+    bench.run(1_000);
+    let web = |bench: &Bench| {
+        let of = bench.core.instances().filter(|i| i.spec.name.as_str() == "web");
+        of.map(|i| (i.id.clone(), i.module.clone(), i.phase)).collect::<Vec<_>>()
+    };
+    let before = web(&bench);
+    bench.ahead += 10 * MINUTE;
+    bench.run(1_000);
+    assert_eq!((bench.plan("a").state, bench.plan("b").state), (PlanState::Succeeded, PlanState::Missed));
+    let said = bench.core.events().find(|e| e.reason == "Missed").unwrap();
+    assert_eq!(
+        (said.subject.as_str(), said.message.as_str()),
+        ("b", "its window passed before it could start")
+    );
+    // Set right again: what is over stays over, and may be planned anew.
+    bench.ahead -= 10 * MINUTE;
+    bench.run(1_000);
+    assert_eq!((bench.plan("a").state, bench.plan("b").state), (PlanState::Succeeded, PlanState::Missed));
+    assert_eq!(web(&bench), before);
+    bench.apply(vec![task("b", "duration = '60s'\nresources = { gpu = 1 }")]).unwrap();
+    bench.run(1_000);
+    assert_eq!(bench.plan("b").state, PlanState::Running);
+}

@@ -1,0 +1,101 @@
+//! Three modules that are namespaces, and what the rounds do to them.
+
+use api::v1::Snapshot;
+use spacesim::{
+    BackplaneKind, Chassis, ChassisFile, Plan, SimError, cluster::Cluster, image, scenario, twin, wait_until,
+    within,
+};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Bounds a wait; on a host that does nothing else each takes some seconds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+pub(crate) struct Rig {
+    pub(crate) cluster: Cluster,
+    pub(crate) chassis: Chassis,
+    begun: Instant,
+    /// The image's layout.
+    pub(crate) demo: PathBuf,
+    /// The operator's papers.
+    pub(crate) operator: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Rig {
+    /// Three modules, and the image in the registry.
+    pub(crate) fn start() -> Self {
+        Self::start_with(|_| {}, "")
+    }
+
+    /// The same with a changed chassis, and with this laid over the server's configuration.
+    pub(crate) fn start_with(change: impl FnOnce(&mut ChassisFile), configuration: &str) -> Self {
+        let mut file =
+            ChassisFile::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("chassis/three.toml")).unwrap();
+        change(&mut file);
+        let image =
+            twin::ensure(&mut |step| eprintln!("image: {} ({}/{})", step.name, step.done, step.total));
+        let demo = image::demo::demo_app(&image::default_cache().unwrap()).unwrap();
+        let dir = tempfile::Builder::new().prefix("faults-").tempdir().unwrap();
+        let mut plan = Plan::new(file, image.unwrap(), dir.path()).on(BackplaneKind::Netns);
+        let papers = scenario::provision(&mut plan).unwrap();
+        let server = plan.identities.remove(&1).unwrap();
+        let path = "/etc/spacecloud/spacecloud.toml.d/40-faults.toml";
+        plan.identities.insert(1, server.file(path, 0o644, configuration));
+        let begun = Instant::now();
+        let chassis = Chassis::power_on(plan).unwrap();
+        let ground = chassis.module(1).unwrap().ground();
+        let (address, operator) = (format!("127.0.0.1:{}", ground.grpc), dir.path().join("operator"));
+        papers.write_client(&operator, &address).unwrap();
+        let cluster = Cluster::connect(&operator, &address, within(PATIENCE)).unwrap();
+        let rig = Self { cluster, chassis, begun, demo, operator, _dir: dir };
+        rig.wait("three modules are ready", |s| s.modules.iter().filter(|m| m.state == "ready").count() == 3);
+        scenario::push(ground.registry, &rig.operator, &rig.demo).unwrap();
+        rig
+    }
+
+    pub(crate) fn say(&self, text: &str) {
+        eprintln!("[{:6.1} s] {text}", self.begun.elapsed().as_secs_f64());
+    }
+
+    pub(crate) fn wait(&self, what: &str, test: impl Fn(&Snapshot) -> bool) {
+        if let Err(error) = self.cluster.wait_for(what, within(PATIENCE), |_| {}, test) {
+            for event in self.cluster.now().events.iter().rev().take(40).rev() {
+                eprintln!("{} {} {}", event.subject, event.reason, event.message);
+            }
+            panic!("{error}");
+        }
+    }
+
+    /// As an operator does whose server was just killed, or is hard to reach.
+    pub(crate) fn insist(&self, request: impl Fn(&Cluster) -> Result<(), SimError>) {
+        let mut last = None;
+        let taken = wait_until("the server takes a request", within(PATIENCE), || {
+            last = request(&self.cluster).err();
+            last.is_none()
+        });
+        taken.unwrap_or_else(|error| panic!("{error}: {last:?}"));
+    }
+
+    pub(crate) fn drain(&self, slot: u16, wanted: bool) {
+        self.insist(|cluster| cluster.drain(&format!("module-{slot}"), wanted));
+    }
+
+    /// No stray, none missing: every module's containers are those that the cluster knows.
+    pub(crate) fn runs_what_it_says(&self) {
+        for module in self.chassis.modules() {
+            let list = || module.run("ctr -n spacecloud tasks ls -q | wc -l", within(PATIENCE)).unwrap();
+            let says = || self.cluster.now().instances.iter().filter(|i| i.module == module.name()).count();
+            let same = || list().trim().parse() == Ok(says());
+            wait_until("the module runs what the cluster says", within(PATIENCE), same).unwrap_or_else(
+                |error| {
+                    panic!("{error}: {} runs {}, the cluster says {}", module.name(), list().trim(), says())
+                },
+            );
+        }
+    }
+
+    pub(crate) fn no_double_runs(&self, app: &str) {
+        assert_eq!(scenario::double_runs(&self.chassis, app).unwrap(), Vec::<String>::new());
+    }
+}
