@@ -18,7 +18,7 @@ help:
 	@echo "make test          test-unit and test-chassis, as the continuous integration runs it"
 	@echo "make test-unit     fast tests, no emulation"
 	@echo "make test-chassis  tests on three modules in QEMU, and on three that are namespaces of this host"
-	@echo "make test-layer    the Yocto layer, without Yocto's metadata"
+	@echo "make test-layer    the Yocto layer, without Yocto's metadata; LAYERS=DIR: and with it"
 	@echo "make test-kernel   the kernel features against a kernel's source"
 	@echo "make kernel        a slim real-time kernel with just these features, and the scenario on it"
 	@echo "make image         the twin image alone"
@@ -68,6 +68,7 @@ test-unit: host
 test-layer: host
 	@$(SAY) "the Yocto layer: BitBake's parser, oelint-adv and kas from PyPI (kept outside the clone)"
 	meta-spacecloud/scripts/check-offline
+	$(if $(LAYERS),@$(MAKE) --no-print-directory layer-check)
 
 test-kernel: host
 	@$(SAY) "kernel features on the default configurations of x86-64 and arm64 (source cached outside the clone)"
@@ -81,6 +82,7 @@ kernel: programs
 crates: host
 	SPACECLOUD_UPDATE_CRATES=1 $(CARGO) test -q --locked -p spacesim --test layer crates
 
+# Hours of work, so only where somebody says where the metadata is: also `make test LAYERS=DIR`, or LAYERS in CI's environment.
 layer-check:
 	@[ -n "$(LAYERS)" ] || { echo "make layer-check LAYERS=DIR; what DIR must hold: docs/building.md"; exit 64; }
 	meta-spacecloud/scripts/check-layer "$(LAYERS)"

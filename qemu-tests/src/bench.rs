@@ -8,6 +8,7 @@ mod loss;
 mod peer;
 mod rig;
 
+use crate::scenario::lives::Gaps;
 use crate::{BackplaneKind, ChassisFile, SimError, demo};
 use clap::ValueEnum;
 use rig::Rig;
@@ -73,6 +74,10 @@ pub struct Failover {
     /// Docker Swarm beside it, if it was asked for; it has no health to wait for and no lives to compare.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swarm: Option<Swarm>,
+    /// The shortest time between the end of an instance and the start of its successor, in seconds: what of the margin
+    /// was left.
+    #[serde(skip)]
+    pub least_gap_s: f64,
     /// Each run's time.
     #[serde(skip)]
     pub each_s: Vec<f64>,
@@ -137,12 +142,12 @@ pub struct Return {
 /// # Errors
 /// A chassis does not come up, or the cluster does not recover in time.
 pub fn failover(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Failover, SimError> {
-    let (mut times, mut detected, mut double_runs) = (Vec::new(), Vec::new(), 0);
+    let (mut times, mut detected, mut between, mut double_runs) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for run in 1..=options.runs {
         // Then no overlap is by design.
         let rig = Rig::start(options, "stop-first")?;
         let seen = rig.lose_a_module(rig::INSTANCES)?;
-        let doubles = rig.double_runs()?;
+        let Gaps { doubles, smallest } = rig.between_lives()?;
         say(&format!(
             "run {run}: lost after {:.3} s, {} of {} instances whole elsewhere after {:.3} s, {} ran twice",
             seen.detected_s,
@@ -157,6 +162,7 @@ pub fn failover(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Failover
         double_runs += doubles.len();
         times.push(seen.whole_s);
         detected.push(seen.detected_s);
+        between.extend(smallest.map(|gap| gap.as_secs_f64()));
     }
     let mut swarm = None;
     if options.swarm > 0 {
@@ -180,6 +186,7 @@ pub fn failover(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Failover
         detect_median_s: median(&detected),
         double_runs,
         swarm,
+        least_gap_s: least(&between),
         each_s: times,
     })
 }
@@ -291,14 +298,25 @@ pub fn distribution(times: &[f64]) -> String {
 
 /// The figures of a failover, for people.
 pub fn table_of_failover(figures: &Failover, backplane: BackplaneKind) -> String {
-    let Failover { runs, instances, median_s, min_s, max_s, detect_median_s, double_runs, swarm, each_s } =
-        figures;
+    let Failover {
+        runs,
+        instances,
+        median_s,
+        min_s,
+        max_s,
+        detect_median_s,
+        double_runs,
+        swarm,
+        least_gap_s,
+        each_s,
+    } = figures;
     let mut lines = vec![
         format!("failover, {runs} runs, {instances} instances, {}:", demo::machine(backplane)),
         format!("  cut to all healthy elsewhere  {median_s:>7.3} s median ({min_s:.3} to {max_s:.3})"),
         format!("  cut to counted as lost        {detect_median_s:>7.3} s median"),
         format!("  each run                      {}", distribution(each_s)),
         format!("  instances that ran twice      {double_runs:>7}"),
+        format!("  an end to its successor       {least_gap_s:>7.3} s at least"),
     ];
     if let Some(Swarm { runs, median_s, min_s, max_s, detect_median_s, ours_to_theirs, each_s }) = swarm {
         lines.extend([
@@ -364,6 +382,7 @@ mod tests {
             detect_median_s: 1.0,
             double_runs: 0,
             swarm: None,
+            least_gap_s: 0.4,
             each_s: vec![1.0],
         };
         let mut names = keys(serde_json::to_value(failover).unwrap());

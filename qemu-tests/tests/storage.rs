@@ -32,6 +32,7 @@ health = { tcp = 8080, every = "1s", timeout = "10s" }
 const KEEPER: &str = r#"
 [[volume]]
 name = "box"
+class = "local"
 size = "4MiB"
 
 [[app]]

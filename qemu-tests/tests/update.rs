@@ -322,7 +322,7 @@ fn modules_are_updated_while_their_apps_are_elsewhere_and_fall_back_by_themselve
 
     let update = operator.start("module-2", "damaged");
     // The flight image's runtime tests, on the module with server and registry.
-    cases::pass(chassis.module(1).unwrap(), 14);
+    cases::pass(chassis.module(1).unwrap(), 16);
     tell("the flight image's runtime tests pass on module-1, which runs from a slot");
     let mut fell = false;
     let (code, said) = ended(update, || fell |= revive(&chassis).contains(&2));

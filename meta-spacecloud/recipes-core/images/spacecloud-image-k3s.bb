@@ -10,5 +10,6 @@ SPACECLOUD_ROLES = "\
     packagegroup-spacecloud-docker \
     packagegroup-spacecloud-registry \
     packagegroup-spacecloud-storage \
+    spacecloud-conf-module \
     spacecloud-k3s-conf \
 "

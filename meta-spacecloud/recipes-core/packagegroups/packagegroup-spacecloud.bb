@@ -57,6 +57,7 @@ RDEPENDS:${PN}-registry = "\
 RDEPENDS:${PN}-docker = "\
     docker-moby \
     docker-moby-cli \
+    spacecloud-conf-docker \
 "
 
 RDEPENDS:${PN}-storage = "\

@@ -44,11 +44,9 @@ inherit features_check systemd useradd
 
 REQUIRED_DISTRO_FEATURES = "spacecloud systemd"
 
-SYSTEMD_PACKAGES = "${PN} ${PN}-registry ${PN}-slots ${PN}-storage"
-SYSTEMD_SERVICE:${PN} = "\
-    spacecloud-data.service spacecloud-guard.service spacecloud-network.service spacecloud-slot.service \
-    spacecloudd.service \
-"
+SYSTEMD_PACKAGES = "${PN} ${PN}-module ${PN}-registry ${PN}-slots ${PN}-storage"
+SYSTEMD_SERVICE:${PN} = "spacecloud-guard.service spacecloudd.service"
+SYSTEMD_SERVICE:${PN}-module = "spacecloud-data.service spacecloud-network.service spacecloud-slot.service"
 SYSTEMD_SERVICE:${PN}-registry = "space-registry.service"
 SYSTEMD_SERVICE:${PN}-storage = "spacecloud-storage.service"
 SYSTEMD_SERVICE:${PN}-slots = "data.mount spacecloud-trial.service"
@@ -122,8 +120,29 @@ do_install() {
 # The machine's answers are in the files.
 PACKAGE_ARCH = "${MACHINE_ARCH}"
 
-PACKAGES =+ "${PN}-registry ${PN}-slots ${PN}-storage"
+PACKAGES =+ "${PN}-docker ${PN}-module ${PN}-registry ${PN}-slots ${PN}-storage"
 
+FILES:${PN}-docker = "\
+    ${sysconfdir}/docker \
+    ${systemd_system_unitdir}/docker.service.d \
+"
+# What a module has whoever runs its containers: slot number, network, folders on the data partition.
+FILES:${PN}-module = "\
+    /data \
+    ${libexecdir}/spacecloud/data \
+    ${libexecdir}/spacecloud/network \
+    ${libexecdir}/spacecloud/slot \
+    ${localstatedir}/lib/containerd \
+    ${localstatedir}/lib/docker \
+    ${localstatedir}/lib/spacecloud \
+    ${sysconfdir}/resolv.conf \
+    ${sysconfdir}/spacecloud/network.conf \
+    ${sysconfdir}/spacecloud/slot.conf \
+    ${systemd_system_unitdir}/spacecloud-data.service \
+    ${systemd_system_unitdir}/spacecloud-network.service \
+    ${systemd_system_unitdir}/spacecloud-slot.service \
+    ${systemd_unitdir}/system.conf.d \
+"
 FILES:${PN}-registry = "\
     ${localstatedir}/lib/space-registry \
     ${sysconfdir}/spacecloud/registry.toml \
@@ -140,13 +159,12 @@ FILES:${PN}-storage = "\
     ${libexecdir}/spacecloud/storage \
     ${systemd_system_unitdir}/spacecloud-storage.service \
 "
-FILES:${PN} += "\
-    /data \
-    ${localstatedir}/lib \
-    ${systemd_system_unitdir} \
-    ${systemd_unitdir}/system.conf.d \
-"
+FILES:${PN} += "${systemd_system_unitdir}"
 
-RDEPENDS:${PN} = "iproute2-ip"
-RDEPENDS:${PN}-slots = "rauc util-linux-flock util-linux-mount"
-RRECOMMENDS:${PN} = "libgpiod-tools"
+RDEPENDS:${PN} = "${PN}-module"
+RDEPENDS:${PN}-docker = "${PN}-module"
+RDEPENDS:${PN}-module = "iproute2-ip"
+RDEPENDS:${PN}-registry = "${PN}-module"
+RDEPENDS:${PN}-slots = "${PN}-module rauc util-linux-flock util-linux-mount"
+RDEPENDS:${PN}-storage = "${PN}-module nfs-utils"
+RRECOMMENDS:${PN}-module = "libgpiod-tools"

@@ -1,5 +1,5 @@
 SUMMARY = "K3s pulls from the chassis' own registry"
-DESCRIPTION = "registries.yaml and a configuration drop-in for K3s on the spacecloud base."
+DESCRIPTION = "registries.yaml and a configuration drop-in for K3s on the spacecloud base, and what a slot on trial asks there."
 HOMEPAGE = "https://spacecloud.example"
 BUGTRACKER = "https://spacecloud.example/issues"
 SECTION = "base"
@@ -7,6 +7,7 @@ LICENSE = "MIT"
 LIC_FILES_CHKSUM = "file://${SPACECLOUD_TOP}/LICENSE;md5=4f6ef7152862ccb140526cb3500b2fb4"
 
 SRC_URI = "\
+    file://bootslot.conf \
     file://config.yaml \
     file://registries.yaml \
 "
@@ -24,6 +25,8 @@ do_install() {
     install -d ${D}${sysconfdir}/rancher/k3s/config.yaml.d
     install -m 0600 ${S}/registries.yaml ${D}${sysconfdir}/rancher/k3s/registries.yaml
     install -m 0600 ${S}/config.yaml ${D}${sysconfdir}/rancher/k3s/config.yaml.d/10-spacecloud.yaml
+    install -d ${D}${sysconfdir}/spacecloud
+    install -m 0644 ${S}/bootslot.conf ${D}${sysconfdir}/spacecloud/bootslot.conf
 }
 
-FILES:${PN} = "${sysconfdir}/rancher"
+FILES:${PN} = "${sysconfdir}"

@@ -186,14 +186,15 @@ impl Rig {
         Ok(INSTANCES)
     }
 
-    /// Replicas that ran twice at the same time, by what the instances themselves have written.
-    pub(super) fn double_runs(&self) -> Result<Vec<String>, SimError> {
+    /// Replicas that ran twice at the same time, and how long nobody ran between two lives of one, by what the instances
+    /// themselves have written.
+    pub(super) fn between_lives(&self) -> Result<lives::Gaps, SimError> {
         let module = self.chassis.module(self.lost)?;
         let stop = format!("! grep -q 'populated 1' {}/spacecloud/stop/cgroup.events", module.cgroup());
         let fenced = || module.run(&stop, within(30.s())).is_ok();
         crate::wait_until("the lost module has stopped its own copies", within(PATIENCE), fenced)?;
         let same_clock = self.chassis.backplane() == BackplaneKind::Netns;
-        Ok(lives::gaps(&self.chassis, same_clock)?.doubles)
+        lives::gaps(&self.chassis, same_clock)
     }
 }
 

@@ -34,7 +34,7 @@ macro_rules! fragments {
 }
 
 /// The fragments, in the order in which they are merged. A test compares the list with the folder.
-const FRAGMENTS: [(&str, &str); 18] = fragments![
+const FRAGMENTS: [(&str, &str); 19] = fragments![
     "realtime.cfg",
     "init.cfg",
     "containers.cfg",
@@ -42,6 +42,7 @@ const FRAGMENTS: [(&str, &str); 18] = fragments![
     "legacy-tables.cfg",
     "cni-services.cfg",
     "checkpoint-restore.cfg",
+    "data-disk.cfg",
     "verity.cfg",
     "flight.cfg",
     "hardening.cfg",

@@ -205,7 +205,7 @@ pub fn view_app(app: &App, ready: usize) -> v1::App {
             .spec
             .ports
             .iter()
-            .filter_map(|p| Some(format!("{}:{}", app.service_address, p.service?)))
+            .filter_map(|p| Some(format!("{}:{}", app.service_address, p.service_id()?)))
             .collect::<Vec<_>>()
             .join(","),
         note: app.note.clone(),

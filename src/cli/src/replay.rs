@@ -21,7 +21,8 @@ pub(crate) struct Replay {
     /// The tasks: CSV with the columns name, cpu_milli, memory_mib, num_gpu, gpu_milli, gpu_spec
     #[arg(long, value_name = "FILE.csv")]
     tasks: PathBuf,
-    /// spread, binpack, tiling, multilevel, random, fgd or spacecloud; several with commas between them
+    /// spread, binpack, tiling, multilevel, fgd or spacecloud, as for apps; or, to compare with, random, best-fit,
+    /// dot-product, gpu-packing or gpu-clustering; several with commas between them
     #[arg(long, value_name = "NAME[,NAME...]", value_delimiter = ',', required = true)]
     strategy: Vec<Strategy>,
     /// The order in which the tasks arrive: as they stand in the file, or shuffled by a seed

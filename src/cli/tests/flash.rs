@@ -4,7 +4,7 @@
 mod common;
 mod disk;
 
-use common::{command, spacectl};
+use common::{command, program, spacectl};
 use disk::{Exported, Loop, Room, bmap, run, slot_of, wic};
 use serde_json::Value;
 use std::{
@@ -77,7 +77,7 @@ fn a_file_gets_the_whole_image_sparsely() {
 fn in_a_terminal_there_is_a_bar() {
     let (desk, image) = desk();
     // script(1) gives the program a terminal, and passes on how it ended.
-    let flash = format!("{} flash a.wic disk", env!("CARGO_BIN_EXE_spacectl"));
+    let flash = format!("{} flash a.wic disk", program());
     let output = std::process::Command::new("script")
         .args(["-qec", &flash, "/dev/null"])
         .current_dir(desk.path())

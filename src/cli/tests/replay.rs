@@ -52,14 +52,16 @@ fn the_figures_of_a_small_trace_are_right() {
 #[test]
 fn the_same_seed_gives_the_same_run_and_demand_is_met() {
     let home = home(NODES, TASKS);
-    let all = "spread,binpack,tiling,multilevel,random,fgd,spacecloud";
+    let all = "spread,binpack,tiling,multilevel,random,best-fit,dot-product,gpu-packing,gpu-clustering,fgd,spacecloud";
     let more = ["--strategy", all, "--order", "seed:7", "--demand", "1.3"];
     let stable = |runs: Vec<Value>| -> Vec<Value> {
         let fields = ["strategy", "seed", "tasks", "placed", "failed", "gpu_allocated_milli"];
         runs.iter().map(|run| fields.iter().map(|field| run[field].clone()).collect()).collect()
     };
     let first = json(home.path(), &more);
-    assert_eq!(first.len(), 7);
+    assert_eq!(first.len(), 11);
+    let names: Vec<&str> = first.iter().map(|run| run["strategy"].as_str().unwrap()).collect();
+    assert_eq!(names.join(","), all, "in the order that was asked for");
     for run in &first {
         assert_eq!(run["seed"], 7);
         assert_eq!(
@@ -82,6 +84,24 @@ fn several_strategies_make_a_picture_with_a_line_each() {
     assert!(picture.contains("fgd") && picture.contains("spacecloud"));
 }
 
+/// The sister files of a trace differ in this and that.
+#[test]
+fn files_are_read_however_they_are_written() {
+    let nodes = "\u{feff}\"model\",\"gpu\",\"zone\",\"memory_mib\",\"sn\",\"cpu_milli\"\r\n\
+        \"A\",\"8\",\"z\",\"262144\",\"n-0\",\"64000\"\r\n\"B\",\"8\",\"\",\"262144\",\"n-1\",\"64000\"\r\n\
+        \"\",\"0\",\"z\",\"262144\",\"n-2\",\"64000\"";
+    let tasks = "gpu_spec, gpu_milli, num_gpu, memory_mib, cpu_milli, name, deletion_time, creation_time\n\
+        A|C,1000,2,1024,4000,t-0,,\n|B|,500,1,1024,4000,t-1,9,0\n,,0,1024,64000,t-2,,3\n\"C\",1000,1,1,1,t-3,,";
+    let home = home(nodes, tasks);
+    let runs = json(home.path(), &["--strategy", "binpack,fgd,spacecloud,gpu-packing"]);
+    for run in runs {
+        assert_eq!((&run["nodes"], &run["gpu_capacity_milli"]), (&3.into(), &16_000.into()));
+        // Nobody has a C; the large one without accelerators has a node without them to itself.
+        assert_eq!((&run["placed"], &run["failed"]), (&3.into(), &1.into()), "{run}");
+        assert_eq!(run["gpu_allocated_milli"], 2500);
+    }
+}
+
 #[test]
 fn a_row_that_lies_is_refused_with_row_key_and_reason() {
     let node = |row: &str| format!("sn,cpu_milli,memory_mib,gpu,model\nn-0,64000,262144,8,A\n{row}\n");
@@ -91,14 +111,17 @@ fn a_row_that_lies_is_refused_with_row_key_and_reason() {
              t-0,1,1,1,1000,,0,9\n{row}\n"
         )
     };
-    let cases: [(String, String, [&str; 3]); 16] = [
+    let cases: [(String, String, [&str; 3]); 20] = [
         (node("n-1,-4,1,8,A"), task(""), ["row 3", "cpu_milli", "negative"]),
         (node("n-1,4,NaN,8,A"), task(""), ["row 3", "memory_mib", "whole number"]),
         (node("n-1,4,1,1.5,A"), task(""), ["row 3", "gpu", "whole number"]),
         (node("n-1,0,1,1,A"), task(""), ["row 3", "cpu_milli", "without CPU"]),
         (node("n-0,4,1,1,A"), task(""), ["row 3", "sn", "earlier row"]),
         (node(",4,1,1,A"), task(""), ["row 3", "sn", "empty"]),
-        (node("n-1,4,1"), task(""), ["line: 3", "3 fields", "5"]),
+        (node("n-1,4,1"), task(""), ["row 3", "gpu:", "3 fields, the header 5"]),
+        (node("n-1,4,1,1,A,B"), task(""), ["row 3", "model:", "6 fields, the header 5"]),
+        (node("\"n-1,4,1,1,A"), task(""), ["row 3", "cpu_milli:", "1 fields"]),
+        (node("").replace("model", "model,gpu"), task(""), ["row 1", "gpu", "twice"]),
         (node("n-1,99999999999999999999,1,1,A"), task(""), ["row 3", "cpu_milli", "too much"]),
         (node(""), task("t-1,1,1,1,1001,,0,9"), ["row 3", "gpu_milli", "at most 1000"]),
         (node(""), task("t-1,1,1,1,0,,0,9"), ["row 3", "gpu_milli", "num_gpu is 1"]),
@@ -107,6 +130,7 @@ fn a_row_that_lies_is_refused_with_row_key_and_reason() {
         (node(""), task("t-1,1,,1,500,,0,9"), ["row 3", "memory_mib", "is nothing"]),
         (node(""), task("t-0,1,1,1,500,,0,9"), ["row 3", "name", "earlier row"]),
         (node(""), task("t-1,1,1,1,500,,9,3"), ["row 3", "deletion_time", "before it starts"]),
+        (node(""), task("t-1,1,1,1,500,,NaN,3"), ["row 3", "creation_time", "no number"]),
         (node(""), "name,cpu_milli\nt-0,1\n".to_owned(), ["row 1", "memory_mib", "no such column"]),
     ];
     for (nodes, tasks, told) in cases {

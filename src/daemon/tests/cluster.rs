@@ -26,6 +26,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 mod live;
 #[path = "cluster/planning.rs"]
 mod planning;
+#[path = "cluster/services.rs"]
+mod services;
 #[path = "cluster/updates.rs"]
 mod updates;
 

@@ -1,5 +1,5 @@
 use crate::{
-    ByResource, ByScore, Bytes, Cpu, Decimal, Health, ImageRef, Milli, Moment, Mount, Name, Policy,
+    ByResource, ByScore, Bytes, Cpu, Decimal, Health, ImageRef, Milli, Moment, Mount, Name, Port,
     ServiceSpec, Span, SpecError, Update, VolumeSpec,
 };
 use serde::{Deserialize, Serialize};
@@ -99,20 +99,6 @@ pub struct Placement {
     /// Weights of the unit level's scores, where they are not the cluster's.
     #[serde(skip_serializing_if = "is_default")]
     pub score: ByScore,
-}
-
-/// A port that the app listens on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Port {
-    /// The port inside the container.
-    pub container: u16,
-    /// Published on the address of the instance's module, at this port; with `service`, on every module's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host: Option<u16>,
-    /// Port of the app's stable virtual address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub service: Option<u16>,
 }
 
 /// How a planned move is done.
@@ -342,7 +328,7 @@ impl AppSpec {
             return Err(SpecError::value("placement.near", both, "is in placement.apart too"));
         }
         self.check_weighing()?;
-        self.check_ports()?;
+        crate::port::check_ports(&self.ports)?;
         self.check_health()?;
         crate::volume::check_mounts(&self.volumes)?;
         self.update.check()?;
@@ -357,49 +343,19 @@ impl AppSpec {
         self.ports.iter().any(|port| port.service.is_some())
     }
 
-    fn check_ports(&self) -> Result<(), SpecError> {
-        let (mut hosts, mut services) = (BTreeSet::new(), BTreeSet::new());
-        for port in &self.ports {
-            if port.container == 0 || port.host == Some(0) || port.service == Some(0) {
-                return Err(SpecError::value("ports", 0, "is no port; use 1 to 65535"));
-            }
-            if port.host.is_some_and(|host| !hosts.insert(host)) {
-                return Err(SpecError::value(
-                    "ports.host",
-                    port.host.unwrap_or(0),
-                    "is used twice in this app",
-                ));
-            }
-            if port.service.is_some_and(|service| !services.insert(service)) {
-                return Err(SpecError::value(
-                    "ports.service",
-                    port.service.unwrap_or(0),
-                    "is used twice in this app",
-                ));
-            }
-        }
-        if self.service.policy == Policy::LeastConnections {
-            return Err(unsupported(
-                "service.policy",
-                "least-connections",
-                "the kernel's nftables counts no connections: use round-robin or source",
-            ));
-        }
-        Ok(())
+    /// The port inside the container that is asked how the app is.
+    pub fn first_tcp_port(&self) -> Option<u16> {
+        self.ports.iter().find(|port| port.protocol.is_tcp()).map(|port| port.container)
     }
 
     fn check_health(&self) -> Result<(), SpecError> {
         let Some(health) = &self.health else { return Ok(()) };
         health.check()?;
-        if let Some(path) = health.http.as_ref().filter(|_| self.ports.is_empty()) {
-            return Err(SpecError::value("health.http", path, "needs a [[ports]] entry to ask at"));
+        if let Some(path) = health.http.as_ref().filter(|_| self.first_tcp_port().is_none()) {
+            return Err(SpecError::value("health.http", path, "needs a [[ports]] entry for TCP to ask at"));
         }
         Ok(())
     }
-}
-
-fn unsupported(key: &str, value: impl Into<String>, remedy: &str) -> SpecError {
-    SpecError::Unsupported { key: key.to_owned(), value: value.into(), remedy: remedy.to_owned() }
 }
 
 mod window;

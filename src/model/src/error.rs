@@ -27,16 +27,6 @@ pub enum SpecError {
         /// The name that appears twice.
         name: String,
     },
-    /// The spec asks for something that this version does not do.
-    #[error("{key}: {value:?} is not available in this version; {remedy}")]
-    Unsupported {
-        /// The key.
-        key: String,
-        /// The value found.
-        value: String,
-        /// What to write instead.
-        remedy: String,
-    },
     /// Another error, with the file that it was found in.
     #[error("{file}: {inner}")]
     In {

@@ -29,6 +29,7 @@ mod instance;
 mod live;
 mod module;
 mod name;
+mod port;
 mod quantity;
 mod record;
 mod resource;
@@ -41,9 +42,7 @@ mod volume;
 mod weighing;
 
 pub use accelerator::{Accelerator, AcceleratorShare, Binding};
-pub use app::{
-    AppFile, AppSpec, Kind, Migration, OnDisconnect, Placement, PlannedMove, Port, Resources, Strategy,
-};
+pub use app::{AppFile, AppSpec, Kind, Migration, OnDisconnect, Placement, PlannedMove, Resources, Strategy};
 pub use decision::{Candidate, Decision, Failed, Verdict};
 pub use error::SpecError;
 pub use health::Health;
@@ -53,6 +52,7 @@ pub use instance::{Desired, Instance, InstanceId, Observed, Phase, ReplicaId};
 pub use live::Live;
 pub use module::{Capacity, Liveness, Module};
 pub use name::Name;
+pub use port::{Port, PortId, Protocol};
 pub use quantity::{Bytes, Cpu, Milli, Span};
 pub use record::{App, Event, Record, RecordKind, Rollout, Severity};
 pub use resource::{Availability, ResourceName, ResourceState};

@@ -1,4 +1,4 @@
-use crate::{InstanceId, Name, SpecError};
+use crate::{InstanceId, Name, PortId, SpecError};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -14,8 +14,8 @@ pub enum ResourceName {
     Memory,
     /// Bytes.
     Disk,
-    /// A port on the module's address that an instance is published at: `port-18080`.
-    Port(u16),
+    /// A port on the module's address that an instance is published at: `port-18080`, `port-53/udp`.
+    Port(PortId),
 }
 
 impl fmt::Display for ResourceName {
@@ -134,9 +134,8 @@ mod tests {
 
     #[test]
     fn names_read_back() {
-        use ResourceName::{Accelerator, Cpu, Disk, Memory, Port};
-        for name in [Accelerator(3), Cpu, Memory, Disk, Port(8080)] {
-            assert_eq!(name.to_string().parse(), Ok(name));
+        for name in ["gpu-3", "cpu", "memory", "disk", "port-8080", "port-53/udp"] {
+            assert_eq!(name.parse::<ResourceName>().unwrap().to_string(), name);
         }
         for bad in ["gpu", "gpu-", "gpu-x", "port-70000", "CPU"] {
             assert!(bad.parse::<ResourceName>().is_err(), "{bad}");

@@ -1,4 +1,4 @@
-use crate::{InstanceId, Name, SpecError};
+use crate::{InstanceId, Name, Protocol, SpecError};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::Ipv4Addr, str::FromStr};
 
@@ -95,7 +95,7 @@ pub enum Policy {
     RoundRobin,
     /// Clients of one address always get the same one, through whichever module they come.
     Source,
-    /// The one with the fewest connections. nftables cannot count them, so this is refused with the reason.
+    /// The one with the fewest open connections, as every module counts its own a few times a second.
     LeastConnections,
 }
 
@@ -127,6 +127,9 @@ pub struct Endpoint {
 pub struct ServicePort {
     /// At the service's address.
     pub port: u16,
+    /// What is spoken at it, and at its endpoints.
+    #[serde(default, skip_serializing_if = "Protocol::is_tcp")]
+    pub protocol: Protocol,
     /// At every module's own address.
     pub published: Option<u16>,
     /// Where it leads, by instance.
@@ -144,6 +147,13 @@ pub struct Service {
     pub policy: Policy,
     /// In the order of the app file.
     pub ports: Vec<ServicePort>,
+}
+
+impl Service {
+    /// Whether the number of connections says where new ones go.
+    pub fn is_counted(&self) -> bool {
+        self.policy == Policy::LeastConnections
+    }
 }
 
 /// An instance that has kept its address on a module whose subnet that is not part of.
@@ -174,9 +184,20 @@ impl Default for ServiceTable {
 }
 
 impl ServiceTable {
+    /// Whether somebody must count connections for it: there is a choice in a service by least connections.
+    pub fn is_counted(&self) -> bool {
+        let choice = |p: &ServicePort| p.endpoints.iter().filter(|e| !e.draining).nth(1).is_some();
+        self.services.iter().any(|s| s.is_counted() && s.ports.iter().any(choice))
+    }
+
+    /// Every port of every service.
+    pub fn ports(&self) -> impl Iterator<Item = &ServicePort> {
+        self.services.iter().flat_map(|s| &s.ports)
+    }
+
     /// Every endpoint of every port.
     pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
-        self.services.iter().flat_map(|s| &s.ports).flat_map(|p| &p.endpoints)
+        self.ports().flat_map(|p| &p.endpoints)
     }
 }
 

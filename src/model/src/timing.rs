@@ -38,7 +38,7 @@ impl Default for Timing {
             heartbeat: Span(100),
             suspect: Span(300),
             lease: Span(500),
-            margin: Span(250),
+            margin: Span(150),
             absence: Span(30 * 60_000),
             settle: Span(1_000),
             move_limit: Span(60_000),

@@ -13,8 +13,8 @@ use crate::{
     usage::{Except, Hold, Usage, Window, by_module},
 };
 use model::{
-    AppSpec, Binding, Candidate, Decision, Failed, Instance, InstanceId, Milli, Module, Name, Strategy,
-    Verdict,
+    AppSpec, Binding, Candidate, Decision, Failed, Instance, InstanceId, Milli, Module, Name, Port, PortId,
+    Strategy, Verdict,
 };
 use std::collections::BTreeMap;
 
@@ -384,6 +384,6 @@ impl Core {
 }
 
 /// Those that are published by a service belong to no module.
-pub(crate) fn own_host_ports(spec: &AppSpec) -> impl Iterator<Item = u16> {
-    spec.ports.iter().filter(|p| p.service.is_none()).filter_map(|p| p.host)
+pub(crate) fn own_host_ports(spec: &AppSpec) -> impl Iterator<Item = PortId> {
+    spec.ports.iter().filter(|p| p.service.is_none()).filter_map(Port::host_id)
 }

@@ -5,7 +5,7 @@ use crate::{
     pool::unit::PolicyError,
     step::{Reply, Request},
 };
-use model::{App, AppSpec, Name, Severity, SpecError};
+use model::{App, AppSpec, Name, PortId, Severity, SpecError};
 use std::collections::BTreeSet;
 use thiserror::Error;
 
@@ -47,7 +47,7 @@ pub enum Refusal {
         /// The app.
         app: Name,
         /// The port.
-        port: u16,
+        port: PortId,
         /// Who has it.
         other: Name,
     },

@@ -114,7 +114,7 @@ impl Core {
             states.push(line(resource, capacity, used, why, having));
         }
         for port in usage.ports {
-            let having = holders(&|i| i.spec.ports.iter().any(|p| p.host == Some(port)));
+            let having = holders(&|i| i.spec.ports.iter().any(|p| p.host_id() == Some(port)));
             states.push(line(ResourceName::Port(port), 1, 1, String::new(), having));
         }
         states.into_iter().map(|state| (state.resource, state)).collect()

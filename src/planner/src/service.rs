@@ -8,8 +8,8 @@
 
 use crate::{Refusal, core::Core};
 use model::{
-    AppSpec, Endpoint, Instance, InstanceId, Liveness, Name, Service, ServicePort, ServiceTable, Severity,
-    Subnet,
+    AppSpec, Endpoint, Instance, InstanceId, Liveness, Name, Port, Service, ServicePort, ServiceTable,
+    Severity, Subnet,
 };
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
@@ -77,13 +77,14 @@ impl Core {
         let is_new = |app: &&model::App| others.iter().all(|o| o.name != *app.name());
         let known = self.apps.values().filter(is_new).map(|app| &app.spec);
         for other in known.chain(others).filter(|o| o.name != spec.name) {
-            for port in spec.ports.iter().filter(|p| p.host.is_some()) {
+            for port in &spec.ports {
+                let Some(id) = port.host_id() else { continue };
                 let clash =
-                    |p: &&model::Port| p.host == port.host && (p.service.is_some() || port.service.is_some());
-                if other.ports.iter().any(|p| clash(&p)) {
+                    |p: &Port| p.host_id() == Some(id) && (p.service.is_some() || port.service.is_some());
+                if other.ports.iter().any(clash) {
                     return Err(Refusal::PublishedTwice {
                         app: spec.name.clone(),
-                        port: port.host.unwrap_or(0),
+                        port: id,
                         other: other.name.clone(),
                     });
                 }
@@ -195,9 +196,9 @@ impl Core {
         // One that is not heard keeps what it has, and gets nothing new as long as there are others.
         let others = ready.iter().any(|(i, module, _)| !i.draining && heard(module));
         let ports = app.spec.ports.iter().filter_map(|port| {
-            let service = port.service?;
+            let id = port.service_id()?;
             let endpoints = ready.iter().filter_map(|(instance, module, address)| {
-                let own = instance.spec.ports.iter().find(|p| p.service == Some(service))?;
+                let own = instance.spec.ports.iter().find(|p| p.service_id() == Some(id))?;
                 Some(Endpoint {
                     instance: instance.id.clone(),
                     module: (*module).clone(),
@@ -206,7 +207,12 @@ impl Core {
                     draining: instance.draining || (others && !heard(module)),
                 })
             });
-            Some(ServicePort { port: service, published: port.host, endpoints: endpoints.collect() })
+            Some(ServicePort {
+                port: id.number,
+                protocol: id.protocol,
+                published: port.host,
+                endpoints: endpoints.collect(),
+            })
         });
         Some(Service {
             app: app.spec.name.clone(),

@@ -257,6 +257,40 @@ mod tests {
     }
 
     #[test]
+    fn every_strategy_places_apps_and_tasks_with_and_without_accelerators() {
+        for (strategy, together) in [
+            ("spread", Some(false)),
+            ("tiling", Some(false)),
+            ("binpack", Some(true)),
+            ("multilevel", None),
+            ("fgd", None),
+            ("spacecloud", None),
+        ] {
+            let mut bench = Bench::new(&[8, 8]);
+            for (number, asked) in ["cpu = 1", "cpu = 1, gpu = 1", "gpu = '400m'"].iter().enumerate() {
+                for kind in ["app", "task"] {
+                    let window = if kind == "task" { "duration = '1h'\n" } else { "" };
+                    let more = format!(
+                        "kind = '{kind}'\n{window}strategy = '{strategy}'\nresources = {{ {asked} }}"
+                    );
+                    let pair = ["a", "b"].map(|which| format!("{kind}-{number}-{which}"));
+                    for name in &pair {
+                        bench.apply(vec![spec(name, &more)]).unwrap();
+                        bench.run(300);
+                        let placed = bench.of(name);
+                        assert_eq!(placed.phase, Phase::Ready, "{strategy} {name}");
+                        assert_eq!(placed.decision.strategy, strategy);
+                        assert!(placed.decision.candidates.iter().all(|c| c.failed.is_empty()), "{placed:?}");
+                    }
+                    let module = |name: &String| bench.of(name).module.clone();
+                    let same = module(&pair[0]) == module(&pair[1]);
+                    assert!(together.is_none_or(|expected| same == expected), "{strategy} {pair:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_replica_that_is_started_anew_has_not_arrived_again() {
         let mut bench = Bench::new(&[4, 4]);
         bench.apply(vec![spec("a", "resources = { gpu = 2 }")]).unwrap();

@@ -4,7 +4,7 @@ use crate::{
     core::Core,
     place::{Load, own_host_ports},
 };
-use model::{AppSpec, Binding, InstanceId, Kind, Module, Name, PlanState, ResourceName};
+use model::{AppSpec, Binding, InstanceId, Kind, Module, Name, PlanState, PortId, ResourceName};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A span of Unix milliseconds, without its end.
@@ -63,7 +63,7 @@ pub(crate) struct Usage {
     /// Cores that somebody is pinned to at some moment of the window.
     pub(crate) cores: BTreeSet<u32>,
     /// Ports on the module's address.
-    pub(crate) ports: BTreeSet<u16>,
+    pub(crate) ports: BTreeSet<PortId>,
 }
 
 impl Usage {

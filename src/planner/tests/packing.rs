@@ -70,3 +70,50 @@ fn ours_gives_away_more_than_fragmentation_gradient_descent_and_that_more_than_c
     assert!(ours > fgd + 0.005, "ours {ours}, fgd {fgd}");
     assert!(fgd > chance + 0.005, "fgd {fgd}, random {chance}");
 }
+
+/// Where each of the tasks goes, on nodes with so many cores and accelerators.
+fn places(strategy: Strategy, nodes: &[(u64, u16)], tasks: &[Request]) -> Vec<Option<usize>> {
+    let mut pool = Pool::new(0);
+    for (number, (cores, accelerators)) in nodes.iter().enumerate() {
+        let capacity = Amounts { cpu: cores * 1000, memory: 1 << 20, disk: 0 };
+        let (name, model) = (format!("n-{number}"), String::new());
+        pool.add(&NodeSpec { name, capacity, accelerators: *accelerators, model }).unwrap();
+    }
+    tasks.iter().map(|task| pool.place(task, strategy).ok().map(|placed| placed.node)).collect()
+}
+
+fn cores(count: u64) -> Request {
+    Request::plain(count * 1000, 0)
+}
+
+#[test]
+fn best_fit_takes_the_node_that_keeps_least() {
+    let nodes = [(64, 8), (32, 4), (96, 8)];
+    let tasks = [cores(4).with_whole(4), cores(4).with_whole(4), cores(60), cores(80)];
+    assert_eq!(places(Strategy::BestFit, &nodes, &tasks), [Some(1), Some(0), Some(0), Some(2)]);
+}
+
+#[test]
+fn dot_product_goes_where_least_of_what_it_asks_is_free() {
+    let nodes = [(96, 2), (16, 8), (32, 4)];
+    let tasks = [cores(8), cores(1).with_whole(2), cores(1).with_whole(2), cores(16)];
+    assert_eq!(places(Strategy::DotProduct, &nodes, &tasks), [Some(1), Some(0), Some(2), Some(2)]);
+}
+
+#[test]
+fn gpu_packing_fills_occupied_accelerators_then_their_neighbours_then_the_smallest_idle_node() {
+    let nodes = [(96, 8), (96, 2), (96, 4)];
+    let part = |milli| cores(1).with_share(milli);
+    let tasks = [part(500), part(300), part(600), part(200), cores(1).with_whole(2), cores(1).with_whole(2)];
+    let expected = [Some(1), Some(1), Some(1), Some(1), Some(2), Some(2)];
+    assert_eq!(places(Strategy::GpuPacking, &nodes, &tasks), expected);
+}
+
+#[test]
+fn gpu_clustering_keeps_tasks_that_ask_alike_together() {
+    let nodes = [(96, 4), (96, 4), (96, 4)];
+    let (part, two) = (cores(1).with_share(500), cores(1).with_whole(2));
+    let tasks = [part.clone(), two.clone(), part.clone(), two.clone(), two.clone(), cores(1).with_whole(3)];
+    let expected = [Some(0), Some(1), Some(0), Some(1), Some(2), Some(0)];
+    assert_eq!(places(Strategy::GpuClustering, &nodes, &tasks), expected);
+}

@@ -17,14 +17,18 @@ use std::{
     thread,
 };
 use support::{
-    MANIFEST, PROGRAM, Registry, body, client, header, layout, manifest, noise, sha256, skopeo, wait_for,
+    MANIFEST, Registry, body, client, header, layout, manifest, noise, program, sha256, skopeo, wait_for,
 };
 use tempfile::tempdir;
 
 /// Exit code and message of a start that must fail.
 fn refused(arguments: &[&str]) -> (i32, String) {
-    let mut child =
-        Command::new(PROGRAM).args(arguments).stderr(Stdio::piped()).env("RUST_LOG", "off").spawn().unwrap();
+    let mut child = Command::new(program())
+        .args(arguments)
+        .stderr(Stdio::piped())
+        .env("RUST_LOG", "off")
+        .spawn()
+        .unwrap();
     let ended = wait_for("its end", || child.try_wait().unwrap());
     let output = child.wait_with_output().unwrap();
     (ended.code().unwrap(), String::from_utf8(output.stderr).unwrap())

@@ -1,37 +1,56 @@
 //! The kernel's table of connections: which ones lead to which endpoint, and the removal of those that lead nowhere.
 
 use crate::RuntimeError;
+use model::Protocol;
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     conntrack::{
-        ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Protocol, Tuple,
+        self, ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Tuple,
     },
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use std::{
     io,
-    net::{IpAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     os::fd::AsRawFd,
 };
 
 /// linux/netfilter/nfnetlink_conntrack.h
+const CTA_ID: u16 = 12;
 const CTA_MARK_MASK: u16 = 21;
 /// enum tcp_conntrack: from SYN_SENT to LAST_ACK there is somebody who waits for something.
 const ALIVE: std::ops::RangeInclusive<u8> = 1..=6;
 const BUFFER: usize = 64 << 10;
 const ENOENT: i32 = 2;
 
-/// One tracked TCP connection.
+/// An address that somebody is at, by one protocol.
+pub(crate) type Place = (Protocol, SocketAddrV4);
+
+/// One tracked TCP connection, or UDP flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Flow {
     original: Vec<Tuple>,
+    /// The kernel's number for it.
+    pub(crate) id: u32,
+    /// What the rules have marked it with.
+    pub(crate) mark: u32,
+    /// Whom the client asked.
+    pub(crate) asked: Place,
     /// Who answers: the endpoint that a service's address was translated to.
-    pub(crate) endpoint: SocketAddrV4,
-    /// It is being opened, used or closed; not merely remembered.
+    pub(crate) endpoint: Place,
+    /// It is being opened, used or closed; not merely remembered. A flow of UDP has no end that anybody could see: it is
+    /// alive as long as it is remembered.
     pub(crate) alive: bool,
+}
+
+#[cfg(test)]
+impl Flow {
+    pub(crate) fn example(endpoint: Place, id: u32, alive: bool) -> Self {
+        Self { original: Vec::new(), id, mark: 0, asked: endpoint, endpoint, alive }
+    }
 }
 
 /// A socket to conntrack. Its calls block for as long as the kernel takes, which is no time at all.
@@ -55,7 +74,7 @@ impl Conntrack {
         open().map(|socket| Self { socket }).map_err(RuntimeError::conntrack("open"))
     }
 
-    /// All TCP connections over IPv4, or those whose mark is `mark` in the bits of `mask`.
+    /// All of them over IPv4, or those whose mark is `mark` in the bits of `mask`.
     pub(crate) fn list(&mut self, marked: Option<(u32, u32)>) -> Result<Vec<Flow>, RuntimeError> {
         let attributes = marked.map_or_else(Vec::new, |(mark, mask)| {
             let mask = DefaultNla::new(CTA_MARK_MASK, mask.to_be_bytes().to_vec());
@@ -120,11 +139,15 @@ impl Conntrack {
 }
 
 fn flow(attributes: Vec<ConntrackAttribute>) -> Option<Flow> {
-    let (mut original, mut endpoint, mut alive) = (None, None, false);
+    let (mut original, mut asked, mut endpoint) = (None, None, None);
+    let (mut id, mut mark, mut alive) = (0, 0, false);
     for attribute in attributes {
         match attribute {
-            ConntrackAttribute::CtaTupleOrig(tuple) => original = Some(tuple),
-            ConntrackAttribute::CtaTupleReply(tuple) => endpoint = source(&tuple),
+            ConntrackAttribute::CtaTupleOrig(tuple) => {
+                asked = ends(&tuple).map(|(_, to)| to);
+                original = Some(tuple);
+            }
+            ConntrackAttribute::CtaTupleReply(tuple) => endpoint = ends(&tuple).map(|(from, _)| from),
             ConntrackAttribute::CtaProtoInfo(list) => {
                 alive = list.iter().any(|part| match part {
                     ProtoInfo::TCP(tcp) => tcp
@@ -133,29 +156,44 @@ fn flow(attributes: Vec<ConntrackAttribute>) -> Option<Flow> {
                     _ => false,
                 });
             }
+            ConntrackAttribute::CtaMark(value) => mark = value,
+            ConntrackAttribute::Other(other) if other.kind() == CTA_ID => {
+                let mut bytes = [0; 4];
+                if other.value_len() == bytes.len() {
+                    other.emit_value(&mut bytes);
+                    id = u32::from_be_bytes(bytes);
+                }
+            }
             _ => {}
         }
     }
-    Some(Flow { original: original?, endpoint: endpoint?, alive })
+    let endpoint: Place = endpoint?;
+    let alive = alive || endpoint.0 == Protocol::Udp;
+    Some(Flow { original: original?, id, mark, asked: asked?, endpoint, alive })
 }
 
-/// Where a TCP tuple comes from.
-fn source(tuple: &[Tuple]) -> Option<SocketAddrV4> {
-    let (mut address, mut port, mut tcp) = (None, None, false);
+/// Where a tuple comes from and goes to.
+fn ends(tuple: &[Tuple]) -> Option<(Place, Place)> {
+    let (mut from, mut to) = ((None, None), (None, None));
+    let mut protocol = None;
     for part in tuple {
         match part {
             Tuple::Ip(parts) => {
                 for part in parts {
-                    if let IPTuple::SourceAddress(IpAddr::V4(source)) = part {
-                        address = Some(*source);
+                    match part {
+                        IPTuple::SourceAddress(IpAddr::V4(address)) => from.0 = Some(*address),
+                        IPTuple::DestinationAddress(IpAddr::V4(address)) => to.0 = Some(*address),
+                        _ => {}
                     }
                 }
             }
             Tuple::Proto(parts) => {
                 for part in parts {
                     match part {
-                        ProtoTuple::Protocol(protocol) => tcp = *protocol == Protocol::Tcp,
-                        ProtoTuple::SourcePort(source) => port = Some(*source),
+                        ProtoTuple::Protocol(conntrack::Protocol::Tcp) => protocol = Some(Protocol::Tcp),
+                        ProtoTuple::Protocol(conntrack::Protocol::Udp) => protocol = Some(Protocol::Udp),
+                        ProtoTuple::SourcePort(port) => from.1 = Some(*port),
+                        ProtoTuple::DestinationPort(port) => to.1 = Some(*port),
                         _ => {}
                     }
                 }
@@ -163,5 +201,8 @@ fn source(tuple: &[Tuple]) -> Option<SocketAddrV4> {
             _ => {}
         }
     }
-    tcp.then_some(SocketAddrV4::new(address?, port?))
+    let place = |(address, port): (Option<Ipv4Addr>, Option<u16>)| {
+        Some((protocol?, SocketAddrV4::new(address?, port?)))
+    };
+    Some((place(from)?, place(to)?))
 }

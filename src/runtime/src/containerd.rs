@@ -6,7 +6,8 @@ mod set_up;
 mod update;
 
 use crate::{
-    Accelerators, Found, LiveMoves, Network, Runtime, RuntimeError, Volumes, image::KnownImages, logs::Logs,
+    Accelerators, Balance, Found, LiveMoves, Network, Runtime, RuntimeError, Volumes, image::KnownImages,
+    logs::Logs,
 };
 use async_trait::async_trait;
 use containerd_client::{
@@ -22,7 +23,7 @@ use containerd_client::{
     },
     types::v1::Status as TaskStatus,
 };
-use model::{Desired, Endpoint, ImageRef, InstanceId, Roaming, ServiceTable};
+use model::{Desired, ImageRef, InstanceId, Roaming, ServicePort, ServiceTable};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -234,6 +235,10 @@ impl Runtime for Containerd {
         self.network.services().set(table).await
     }
 
+    async fn balance(&self, table: &ServiceTable, last: &mut Balance) -> Result<(), RuntimeError> {
+        self.network.services().balance(table, last).await
+    }
+
     async fn reserve(&self, roaming: &[Roaming]) -> Result<(), RuntimeError> {
         let mut here = BTreeMap::new();
         if self.network.reserves() {
@@ -254,8 +259,8 @@ impl Runtime for Containerd {
         Ok(u64::try_from(size).unwrap_or(0))
     }
 
-    async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
-        self.network.services().connections(endpoints).await
+    async fn connections(&self, ports: &[ServicePort]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
+        self.network.services().connections(ports).await
     }
 
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {

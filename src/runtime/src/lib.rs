@@ -36,12 +36,12 @@ pub use fence::{Fence, boot_clock};
 pub use live::{LiveMoves, Pack, Unpack};
 pub use network::{BRIDGE, Network};
 pub use routes::{set_bridge, set_routes};
-pub use services::Services;
+pub use services::{Balance, Services};
 pub use slots::{Booted, BundleFacts, Hundredths, Rauc, SlotError, Slots};
 pub use volumes::{Held, Storage, Volumes};
 
 use async_trait::async_trait;
-use model::{Desired, Endpoint, ImageRef, InstanceId, Roaming, ServiceTable};
+use model::{Desired, ImageRef, InstanceId, Roaming, ServicePort, ServiceTable};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// An instance that is there.
@@ -82,6 +82,9 @@ pub trait Runtime: Send + Sync {
     ) -> Result<Option<u32>, RuntimeError>;
     /// Makes services lead where the table says.
     async fn route(&self, table: &ServiceTable) -> Result<(), RuntimeError>;
+    /// Makes services by least connections lead where the fewest are, as of now. `last` is what the last call has left, for
+    /// the same table.
+    async fn balance(&self, table: &ServiceTable, last: &mut Balance) -> Result<(), RuntimeError>;
     /// Of these addresses it gives nobody one that another module has, and of its own it takes back what is not among
     /// them.
     async fn reserve(&self, _roaming: &[Roaming]) -> Result<(), RuntimeError> {
@@ -89,8 +92,8 @@ pub trait Runtime: Send + Sync {
     }
     /// Bytes that an instance has written into its own layer of the file system, as they are taken on the disk.
     async fn disk(&self, id: &InstanceId) -> Result<u64, RuntimeError>;
-    /// How many connections endpoints of this module have.
-    async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError>;
+    /// How many connections endpoints of these ports, all of this module, have.
+    async fn connections(&self, ports: &[ServicePort]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError>;
     /// Everything that is there, also of an earlier process.
     async fn list(&self) -> Result<Vec<Found>, RuntimeError>;
     /// How it moves processes; nothing where it cannot.

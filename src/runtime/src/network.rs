@@ -286,7 +286,8 @@ fn port_mappings(spec: &AppSpec) -> Vec<Value> {
         // With a service, every module publishes it, not this instance.
         .filter(|p| p.service.is_none())
         .filter_map(|p| {
-            p.host.map(|host| json!({ "hostPort": host, "containerPort": p.container, "protocol": "tcp" }))
+            let protocol = p.protocol.as_str();
+            p.host.map(|host| json!({ "hostPort": host, "containerPort": p.container, "protocol": protocol }))
         })
         .collect()
 }

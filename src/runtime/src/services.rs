@@ -2,17 +2,20 @@
 //!
 //! One table of our own, `ip spacecloud`. A change is one transaction: all rules go, all new ones come, and no
 //! packet sees half of it. Connections that exist already are the kernel's conntrack's: they stay where they are.
-//!
-//! ```text
-//!  prerouting (from instances and outside) ─┐   to a service's address ─► services ─► dnat to an endpoint
-//!  output     (from this module itself) ────┤   to an address of ours ──► published ─► dnat to an endpoint
-//!  postrouting ─ masquerade where the answer would otherwise not come back through here
-//!  forward, output ─ what still has a service's address has no endpoint: refused at once
-//! ```
+//! `rules` says what is in the table.
 
-use crate::{RuntimeError, conntrack::Conntrack, roaming, routes};
-use model::{Endpoint, InstanceId, Policy, Roaming, Service, ServicePort, ServiceTable, Subnet};
-use serde_json::{Value, json};
+mod balance;
+mod rules;
+
+use crate::{
+    RuntimeError,
+    conntrack::{Conntrack, Flow, Place},
+    roaming, routes,
+};
+pub use balance::Balance;
+use model::{Endpoint, InstanceId, Protocol, ServicePort, ServiceTable, Subnet};
+use rules::{MARK, MARK_MASK, counted_rules, ruleset};
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddrV4},
@@ -21,16 +24,6 @@ use std::{
 };
 use tokio::{io::AsyncWriteExt, process::Command};
 
-const TABLE: &str = "spacecloud";
-/// Connections that these rules have translated; the last byte says how they came.
-const MARK: u32 = 0x005c_0000;
-const MARK_MASK: u32 = 0xffff_ff00;
-const TO_SERVICE: u32 = MARK | 1;
-const TO_PUBLISHED: u32 = MARK | 2;
-/// Source addresses are spread over this many buckets, and buckets over endpoints.
-const BUCKETS: u32 = 128;
-/// The same on every module, so that a client meets the same endpoint through each of them.
-const SEED: u32 = 0x005c_0b10;
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// This module's part in all services.
@@ -54,12 +47,19 @@ impl Services {
     pub async fn set(&self, table: &ServiceTable) -> Result<(), RuntimeError> {
         routes::set_service_route(table.range, self.address).await?;
         roaming::set(&table.roaming, self.address).await?;
-        nft(&ruleset(table, self.pods, self.address)).await?;
-        let known: BTreeSet<SocketAddrV4> = table.endpoints().map(address).collect();
+        let mut balance = Balance::default();
+        if table.is_counted() {
+            balance.look(&counted(table, &blocking(translated).await?));
+        }
+        nft(&ruleset(table, &balance.loads, self.pods, self.address)).await?;
+        let table = table.clone();
         blocking(move || {
+            let lost = Lost::of(&table)?;
             let mut conntrack = Conntrack::open()?;
-            for flow in conntrack.list(Some((MARK, MARK_MASK)))? {
-                if !known.contains(&flow.endpoint) {
+            // Those that no rule has met bear no mark.
+            let marked = lost.missed.is_empty().then_some((MARK, MARK_MASK));
+            for flow in conntrack.list(marked)? {
+                if lost.has(&flow) {
                     conntrack.forget(&flow)?;
                 }
             }
@@ -68,18 +68,32 @@ impl Services {
         .await
     }
 
-    /// How many connections each of these endpoints of this module has.
+    /// Looks at the connections of services by least connections, and gives their endpoints turns to match. The
+    /// rules are written only if that changes anything since `last`.
+    ///
+    /// # Errors
+    /// The kernel does not say, or `nft` refuses; the rules are as they were before then.
+    pub async fn balance(&self, table: &ServiceTable, last: &mut Balance) -> Result<(), RuntimeError> {
+        last.look(&counted(table, &blocking(translated).await?));
+        let rules = counted_rules(table, &last.loads);
+        if last.written.as_ref() != Some(&rules) {
+            nft(&rules).await?;
+            last.written = Some(rules);
+        }
+        Ok(())
+    }
+
+    /// How many connections each endpoint of these ports has, all being of this module.
     ///
     /// # Errors
     /// The kernel does not say.
     pub async fn connections(
         &self,
-        endpoints: &[Endpoint],
+        ports: &[ServicePort],
     ) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
-        let mut counts: BTreeMap<InstanceId, u32> =
-            endpoints.iter().map(|e| (e.instance.clone(), 0)).collect();
-        let owners: BTreeMap<SocketAddrV4, InstanceId> =
-            endpoints.iter().map(|e| (address(e), e.instance.clone())).collect();
+        let owners: BTreeMap<Place, InstanceId> =
+            places(ports).map(|(place, e)| (place, e.instance.clone())).collect();
+        let mut counts: BTreeMap<InstanceId, u32> = owners.values().map(|id| (id.clone(), 0)).collect();
         // Those that another module translated bear no mark here.
         for flow in blocking(|| Conntrack::open()?.list(None)).await? {
             let owner = owners.get(&flow.endpoint).filter(|_| flow.alive);
@@ -91,8 +105,68 @@ impl Services {
     }
 }
 
-fn address(endpoint: &Endpoint) -> SocketAddrV4 {
-    SocketAddrV4::new(endpoint.address, endpoint.port)
+/// What the kernel must forget, or it would go on where it leads nowhere.
+struct Lost {
+    /// Who is there: what leads to others is lost.
+    known: BTreeSet<Place>,
+    /// Where somebody answers to UDP, at services' addresses and at the module's own. A client that asked there before
+    /// anybody did, and asks on from the same port, would never meet the rules.
+    missed: BTreeSet<SocketAddrV4>,
+}
+
+impl Lost {
+    fn of(table: &ServiceTable) -> Result<Self, RuntimeError> {
+        let known = places(table.ports()).map(|(place, _)| place).collect();
+        let mut missed = BTreeSet::new();
+        let answers = |p: &&ServicePort| p.protocol == Protocol::Udp && !p.endpoints.is_empty();
+        for service in &table.services {
+            for port in service.ports.iter().filter(answers) {
+                missed.insert(SocketAddrV4::new(service.address, port.port));
+                if let Some(published) = port.published {
+                    missed.extend(own_addresses()?.map(|own| SocketAddrV4::new(own, published)));
+                }
+            }
+        }
+        Ok(Self { known, missed })
+    }
+
+    fn has(&self, flow: &Flow) -> bool {
+        if flow.mark & MARK_MASK == MARK {
+            return !self.known.contains(&flow.endpoint);
+        }
+        let (protocol, asked) = flow.asked;
+        // What others translate is theirs.
+        protocol == Protocol::Udp && flow.asked == flow.endpoint && self.missed.contains(&asked)
+    }
+}
+
+fn own_addresses() -> Result<impl Iterator<Item = Ipv4Addr>, RuntimeError> {
+    let all =
+        nix::ifaddrs::getifaddrs().map_err(|e| RuntimeError::conntrack("find addresses for")(e.into()))?;
+    Ok(all.filter_map(|one| Some(one.address?.as_sockaddr_in()?.ip())))
+}
+
+/// All endpoints of these ports, and where they are.
+fn places<'a>(
+    ports: impl IntoIterator<Item = &'a ServicePort>,
+) -> impl Iterator<Item = (Place, &'a Endpoint)> {
+    ports.into_iter().flat_map(|p| p.endpoints.iter().map(|e| (place(p, e), e)))
+}
+
+fn place(port: &ServicePort, endpoint: &Endpoint) -> Place {
+    (port.protocol, SocketAddrV4::new(endpoint.address, endpoint.port))
+}
+
+/// All connections that this module has translated.
+fn translated() -> Result<Vec<Flow>, RuntimeError> {
+    Conntrack::open()?.list(Some((MARK, MARK_MASK)))
+}
+
+/// Those of them whose number says where new ones go.
+fn counted<'a>(table: &ServiceTable, flows: &'a [Flow]) -> Vec<&'a Flow> {
+    let ports = table.services.iter().filter(|s| s.is_counted()).flat_map(|s| &s.ports);
+    let counted: BTreeSet<Place> = places(ports).map(|(place, _)| place).collect();
+    flows.iter().filter(|flow| counted.contains(&flow.endpoint)).collect()
 }
 
 async fn blocking<T: Send + 'static>(
@@ -128,162 +202,3 @@ async fn nft(commands: &Value) -> Result<(), RuntimeError> {
         Ok(Ok(output)) => Err(failed(String::from_utf8_lossy(&output.stderr).trim().replace('\n', " "))),
     }
 }
-
-/// Everything that is in the table, as commands of nft's JSON interface (libnftables-json(5)).
-fn ruleset(table: &ServiceTable, pods: Subnet, own: Option<Ipv4Addr>) -> Value {
-    let object = |kind: &str, mut fields: Value| {
-        extend(&mut fields, json!({ "family": "ip", "table": TABLE }));
-        json!({ "add": { kind: fields } })
-    };
-    let hook = |name: &str, kind: &str, hook: &str, priority: i32| {
-        object(
-            "chain",
-            json!({ "name": name, "type": kind, "hook": hook, "prio": priority, "policy": "accept" }),
-        )
-    };
-    let mut commands = vec![
-        json!({ "add": { "table": { "family": "ip", "name": TABLE } } }),
-        object("chain", json!({ "name": "services" })),
-        object("chain", json!({ "name": "published" })),
-        // Before Docker's and the portmap plugin's.
-        hook("prerouting", "nat", "prerouting", -105),
-        hook("output", "nat", "output", -105),
-        hook("postrouting", "nat", "postrouting", 95),
-        hook("refuse-forward", "filter", "forward", -5),
-        hook("refuse-output", "filter", "output", -5),
-        json!({ "flush": { "table": { "family": "ip", "name": TABLE } } }),
-    ];
-    let mut rule = |chain: &str, expr: Vec<Value>| {
-        commands.push(object("rule", json!({ "chain": chain, "expr": expr })))
-    };
-    let to_services = is("==", payload("ip", "daddr"), prefix(table.range));
-    for chain in ["prerouting", "output"] {
-        rule(chain, vec![to_services.clone(), jump("services")]);
-        let loopback = json!({ "prefix": { "addr": "127.0.0.0", "len": 8 } });
-        let ours = vec![
-            is("!=", payload("ip", "daddr"), loopback),
-            is("==", json!({ "fib": { "result": "type", "flags": ["daddr"] } }), json!("local")),
-            jump("published"),
-        ];
-        rule(chain, ours);
-    }
-    for service in &table.services {
-        for port in &service.ports {
-            let Some(target) = target(service, port) else { continue };
-            let dport = |port: u16| is("==", payload("tcp", "dport"), json!(port));
-            let at = is("==", payload("ip", "daddr"), json!(service.address));
-            rule("services", vec![at, dport(port.port), mark(TO_SERVICE), target.clone()]);
-            if let Some(published) = port.published {
-                rule("published", vec![dport(published), mark(TO_PUBLISHED), target]);
-            }
-        }
-    }
-    let from = |subnet: Subnet| is("==", payload("ip", "saddr"), prefix(subnet));
-    let to = |op: &str, subnet: Subnet| is(op, payload("ip", "daddr"), prefix(subnet));
-    let masked = json!({ "&": [{ "ct": { "key": "mark" } }, MARK_MASK] });
-    let ours = is("==", masked, json!(MARK));
-    let masquerade = json!({ "masquerade": null });
-    // Those that have come with an address of another module's, and those of ours that have gone with theirs.
-    let (here, away): (Vec<&Roaming>, Vec<&Roaming>) = table.roaming.iter().partition(|r| Some(r.via) == own);
-    let addresses = |all: &[&Roaming]| json!({ "set": all.iter().map(|r| r.address).collect::<Vec<_>>() });
-    let away: Vec<&Roaming> = away.into_iter().filter(|r| pods.contains(r.address)).collect();
-    // Two instances of this module: the answer would go over the bridge alone and nobody would translate it back. By
-    // the bridge's own address and not whichever fits the way out, so that it stays when one of them goes elsewhere.
-    let as_bridge = pods.gateway().map_or(masquerade.clone(), |g| json!({ "snat": { "addr": g } }));
-    rule("postrouting", vec![ours.clone(), from(pods), to("==", pods), as_bridge.clone()]);
-    if !here.is_empty() {
-        let is_here = |field| is("==", payload("ip", field), addresses(&here));
-        rule("postrouting", vec![ours.clone(), is_here("saddr"), is_here("daddr"), as_bridge]);
-    }
-    let mut elsewhere = vec![vec![to("!=", pods)]];
-    if let (false, Some(first)) = (here.is_empty(), elsewhere.first_mut()) {
-        first.push(is("!=", payload("ip", "daddr"), addresses(&here)));
-    }
-    if !away.is_empty() {
-        elsewhere.push(vec![is("==", payload("ip", "daddr"), addresses(&away))]);
-    }
-    let published = is("==", json!({ "ct": { "key": "mark" } }), json!(TO_PUBLISHED));
-    let local = is("==", json!({ "fib": { "result": "type", "flags": ["saddr"] } }), json!("local"));
-    let as_module = own.map_or(masquerade, |own| json!({ "snat": { "addr": own } }));
-    for elsewhere in elsewhere {
-        // From outside to another module: that one knows no way back to the client but through here.
-        rule("postrouting", [vec![published.clone()], elsewhere.clone(), vec![as_module.clone()]].concat());
-        // From this module by an address that others cannot answer to, as the ground link's.
-        let by_hand = vec![local.clone(), as_module.clone()];
-        rule("postrouting", [vec![ours.clone()], elsewhere, by_hand].concat());
-    }
-    for chain in ["refuse-forward", "refuse-output"] {
-        let tcp = is("==", json!({ "meta": { "key": "l4proto" } }), json!("tcp"));
-        rule(chain, vec![to_services.clone(), tcp, json!({ "reject": { "type": "tcp reset" } })]);
-        let unreachable = json!({ "reject": { "type": "icmp", "expr": "port-unreachable" } });
-        rule(chain, vec![to_services.clone(), unreachable]);
-    }
-    json!({ "nftables": commands })
-}
-
-fn extend(fields: &mut Value, more: Value) {
-    if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
-        fields.extend(more);
-    }
-}
-
-fn payload(protocol: &str, field: &str) -> Value {
-    json!({ "payload": { "protocol": protocol, "field": field } })
-}
-
-fn prefix(subnet: Subnet) -> Value {
-    json!({ "prefix": { "addr": subnet.base(), "len": subnet.length() } })
-}
-
-fn is(op: &str, left: Value, right: Value) -> Value {
-    json!({ "match": { "op": op, "left": left, "right": right } })
-}
-
-fn jump(chain: &str) -> Value {
-    json!({ "jump": { "target": chain } })
-}
-
-fn mark(value: u32) -> Value {
-    json!({ "mangle": { "key": { "ct": { "key": "mark" } }, "value": value } })
-}
-
-/// Where new connections to a port go; nothing when nobody is there.
-fn target(service: &Service, port: &ServicePort) -> Option<Value> {
-    let taking: Vec<&Endpoint> = port.endpoints.iter().filter(|e| !e.draining).collect();
-    let place = |e: &Endpoint| json!({ "concat": [e.address, e.port] });
-    if let [only] = taking.as_slice() {
-        return Some(json!({ "dnat": { "addr": only.address, "port": only.port } }));
-    }
-    let (key, entries): (Value, Vec<Value>) = match service.policy {
-        Policy::Source => {
-            let source = payload("ip", "saddr");
-            let hash = json!({ "jhash": { "mod": BUCKETS, "seed": SEED, "expr": source } });
-            let entries = (0..BUCKETS).filter_map(|bucket| {
-                let winner = taking.iter().max_by_key(|e| (rank(bucket, e), e.address, e.port))?;
-                Some(json!([bucket, place(winner)]))
-            });
-            (hash, entries.collect())
-        }
-        Policy::RoundRobin | Policy::LeastConnections => {
-            let turn = json!({ "numgen": { "mode": "inc", "mod": taking.len(), "offset": 0 } });
-            (turn, taking.iter().enumerate().map(|(n, e)| json!([n, place(e)])).collect())
-        }
-    };
-    if entries.is_empty() {
-        return None;
-    }
-    Some(json!({ "dnat": { "family": "ip", "addr": { "map": { "key": key, "data": { "set": entries } } } } }))
-}
-
-/// Highest random weight: when an endpoint comes or goes only its own buckets change hands.
-fn rank(bucket: u32, endpoint: &Endpoint) -> u64 {
-    let seed =
-        (u64::from(u32::from(endpoint.address)) << 32) | (u64::from(endpoint.port) << 16) | u64::from(bucket);
-    // The finalizer of SplitMix64.
-    let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
-#[cfg(test)]
-mod tests;

@@ -2,11 +2,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod chassis;
+mod datagrams;
 mod roaming;
 
 use chassis::*;
-use model::{Endpoint, Policy};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use model::{Endpoint, Policy, ServiceTable};
+use runtime::Balance;
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 fn module_address(module: u8) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::new(10, 44, 0, module), PUBLISHED)
@@ -23,7 +30,7 @@ fn connections_from_everywhere_are_spread_over_all_endpoints() {
         let endpoints = three_pods();
         add_pod(2, 9);
         set(&table(Policy::RoundRobin, &endpoints));
-        let even: std::collections::BTreeMap<String, usize> =
+        let even: BTreeMap<String, usize> =
             [("p12", 4), ("p13", 4), ("p22", 4)].map(|(name, count)| (name.to_owned(), count)).into();
         for bridge_calls_rules in ["0", "1"] {
             for module in ["m1", "m2"] {
@@ -150,6 +157,88 @@ fn a_source_meets_the_same_endpoint_through_every_module() {
             met.extend(seen.into_keys());
         }
         assert_eq!(met.len(), 3, "{met:?}");
+    });
+}
+
+/// As the agent does again and again.
+fn balance(module: u8, table: &ServiceTable, last: &mut Balance) {
+    within(&format!("m{module}"), || block_on(services(module).balance(table, last))).unwrap();
+}
+
+#[test]
+fn new_connections_go_to_the_endpoints_that_have_the_fewest() {
+    isolated("new_connections_go_to_the_endpoints_that_have_the_fewest", || {
+        let endpoints = three_pods();
+        let all = table(Policy::LeastConnections, &endpoints);
+        // One of them has ten connections, from all sides.
+        set(&table(Policy::RoundRobin, &endpoints[..1]));
+        let mut held: Vec<Talk> = (0..10)
+            .map(|n| match n % 2 {
+                0 => Talk::open("p13", VIRTUAL).unwrap(),
+                _ => Talk::open("outside", module_address(1)).unwrap(),
+            })
+            .collect();
+        set(&all);
+        let mut last = Balance::default();
+        balance(1, &all, &mut last);
+        let others: BTreeMap<String, usize> = [("p13", 6), ("p22", 6)].map(|(n, c)| (n.to_owned(), c)).into();
+        for (from, to) in [("p12", VIRTUAL), ("m1", VIRTUAL), ("outside", module_address(1))] {
+            assert_eq!(greetings(from, to, 12), others, "from {from}");
+        }
+        // The other module has none of these: it counts its own.
+        assert_eq!(greetings("m2", VIRTUAL, 12).len(), 3);
+        let counts = || [(1, 0), (1, 1), (2, 2)].map(|(module, at)| connections(module, &endpoints[at]));
+        until("the short ones have ended", || counts() == [10, 0, 0]);
+        // Nothing comes for a while.
+        (0..10).for_each(|_| balance(1, &all, &mut last));
+        // New ones that stay fill up what the others have less, and go on whatever is written anew.
+        for expected in [[10, 3, 2], [10, 5, 5], [10, 8, 7], [10, 10, 10]] {
+            held.extend((0..5).map(|_| Talk::open("m1", VIRTUAL).unwrap()));
+            assert_eq!(counts(), expected);
+            balance(1, &all, &mut last);
+            for talk in &mut held {
+                talk.say("still here").unwrap();
+            }
+        }
+        // Those of the first end: it takes part again, and gets the next ones alone.
+        held.retain(|talk| talk.with != "p12");
+        until("they have ended", || {
+            balance(1, &all, &mut last);
+            greetings("p13", VIRTUAL, 4) == [("p12".to_owned(), 4)].into()
+        });
+        // One that is draining gets nothing, however few it has.
+        let mut draining = endpoints.clone();
+        draining[0].draining = true;
+        let all = table(Policy::LeastConnections, &draining);
+        set(&all);
+        assert_eq!(greetings("p13", VIRTUAL, 4).get("p12"), None);
+        balance(1, &all, &mut Balance::default());
+        assert_eq!(greetings("p13", VIRTUAL, 4).get("p12"), None);
+    });
+}
+
+#[test]
+fn nobody_fails_while_turns_are_written_anew() {
+    isolated("nobody_fails_while_turns_are_written_anew", || {
+        let endpoints = three_pods();
+        let all = table(Policy::LeastConnections, &endpoints);
+        set(&all);
+        let mut held: Vec<Talk> = (0..3).map(|_| Talk::open("p13", VIRTUAL).unwrap()).collect();
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                let mut served = 0;
+                while !done.load(Ordering::Relaxed) {
+                    served += greetings("p13", VIRTUAL, 3).values().sum::<usize>();
+                }
+                served
+            });
+            // One that knows nothing of the last writes in any case.
+            (0..100).for_each(|_| balance(1, &all, &mut Balance::default()));
+            done.store(true, Ordering::Relaxed);
+            assert!(client.join().unwrap() > 0);
+        });
+        held.iter_mut().for_each(|talk| talk.say("still here").unwrap());
     });
 }
 

@@ -4,9 +4,9 @@ mod mortality;
 
 use crate::live::Memory;
 use async_trait::async_trait;
-use model::{Desired, Endpoint, ImageRef, InstanceId, ServiceTable};
+use model::{Desired, Endpoint, ImageRef, InstanceId, ServicePort, ServiceTable};
 use mortality::Mortality;
-use runtime::{Found, LiveMoves, Runtime, RuntimeError};
+use runtime::{Balance, Found, LiveMoves, Runtime, RuntimeError};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -23,6 +23,7 @@ pub struct FakeRuntime {
     codes: Mutex<BTreeMap<InstanceId, u32>>,
     table: Mutex<ServiceTable>,
     connections: Mutex<BTreeMap<InstanceId, u32>>,
+    looks: Mutex<Vec<ServiceTable>>,
     pulled: Mutex<BTreeSet<String>>,
     written: Mutex<BTreeMap<InstanceId, u64>>,
     changed: Notify,
@@ -61,9 +62,19 @@ impl FakeRuntime {
         lock(&self.table).clone()
     }
 
+    /// Somebody takes all rules away.
+    pub fn lose_rules(&self) {
+        *lock(&self.table) = ServiceTable::default();
+    }
+
     /// From now on an endpoint has so many connections; none until then.
     pub fn connect(&self, id: &InstanceId, connections: u32) {
         lock(&self.connections).insert(id.clone(), connections);
+    }
+
+    /// The tables for which connections were counted to balance them, as often as they were.
+    pub fn looks(&self) -> Vec<ServiceTable> {
+        lock(&self.looks).clone()
     }
 
     /// From now on an instance has so many bytes of its own on the disk, until it is started anew.
@@ -166,14 +177,22 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
+    async fn balance(&self, table: &ServiceTable, _: &mut Balance) -> Result<(), RuntimeError> {
+        if *lock(&self.table) != *table {
+            return Err(RuntimeError::Rules { reason: "there are no such rules".to_owned() });
+        }
+        lock(&self.looks).push(table.clone());
+        Ok(())
+    }
+
     async fn disk(&self, id: &InstanceId) -> Result<u64, RuntimeError> {
         Ok(lock(&self.written).get(id).copied().unwrap_or(0))
     }
 
-    async fn connections(&self, endpoints: &[Endpoint]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
+    async fn connections(&self, ports: &[ServicePort]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError> {
         let known = lock(&self.connections);
         let count = |e: &Endpoint| (e.instance.clone(), known.get(&e.instance).copied().unwrap_or(0));
-        Ok(endpoints.iter().map(count).collect())
+        Ok(ports.iter().flat_map(|p| &p.endpoints).map(count).collect())
     }
 
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {

@@ -19,10 +19,19 @@ pub use live::Step;
 pub use slots::FakeSlots;
 
 use sha2::{Digest, Sha256};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long anything may take on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program that was built with the tests; by its name alone where only the tests were taken to another machine, as an
+/// image's ptest does: the one that is installed there.
+#[must_use]
+pub fn program(built: &'static str) -> &'static str {
+    let path = Path::new(built);
+    if path.exists() { built } else { path.file_name().and_then(|name| name.to_str()).unwrap_or(built) }
+}
 
 /// Waits until the condition has a value.
 ///

@@ -8,7 +8,10 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 190.0;
 const TOP: f64 = 20.0;
 const BOTTOM: f64 = 55.0;
-const COLOURS: [&str; 7] = ["#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#9c755f", "#e15759", "#17202a"];
+const COLOURS: [&str; 11] = [
+    "#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#9c755f", "#e15759", "#17202a", "#76b7b2", "#edc948",
+    "#ff9da7", "#2ca02c",
+];
 
 /// How an axis is divided.
 #[allow(dead_code, reason = "no program draws with both")]

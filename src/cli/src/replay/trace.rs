@@ -1,6 +1,7 @@
 //! The CSV files of a trace, in the format of openb. A row that cannot be true is refused with its line, its column
 //! and the reason; nothing is guessed.
 
+use csv::StringRecord;
 use planner::pool::{Amounts, NodeSpec, Request, WHOLE};
 use serde::Deserialize;
 use std::{
@@ -30,13 +31,15 @@ pub(crate) enum TraceError {
         /// Where and why.
         source: csv::Error,
     },
-    /// A column that is needed is not there.
-    #[error("{file}: row 1: {key}: the header has no such column", file = .file.display())]
+    /// A column that is needed is not there, or one is there twice.
+    #[error("{file}: row 1: {key}: {reason}", file = .file.display())]
     Column {
         /// Which file.
         file: PathBuf,
         /// Which column.
-        key: &'static str,
+        key: String,
+        /// Which of both.
+        reason: &'static str,
     },
     /// A row lies.
     #[error("{file}: row {row}: {key}: {reason}", file = .file.display())]
@@ -46,7 +49,7 @@ pub(crate) enum TraceError {
         /// The line, the header's being 1.
         row: u64,
         /// Which column.
-        key: &'static str,
+        key: String,
         /// Why it cannot be true, and what could.
         reason: String,
     },
@@ -92,8 +95,27 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn refuse(&self, key: &'static str, reason: impl Into<String>) -> TraceError {
-        TraceError::Row { file: self.file.to_owned(), row: self.row, key, reason: reason.into() }
+    fn refuse(&self, key: &str, reason: impl Into<String>) -> TraceError {
+        let (file, key) = (self.file.to_owned(), key.to_owned());
+        TraceError::Row { file, row: self.row, key, reason: reason.into() }
+    }
+
+    /// A row has a field for each column.
+    fn complete(&self, record: &StringRecord, header: &StringRecord) -> Result<(), TraceError> {
+        if record.len() == header.len() {
+            return Ok(());
+        }
+        let key = header.get(record.len()).or_else(|| header.iter().last()).unwrap_or_default();
+        Err(self.refuse(key, format!("the row has {} fields, the header {}", record.len(), header.len())))
+    }
+
+    /// A moment, if the trace has one.
+    fn moment(&self, key: &str, text: &str) -> Result<Option<f64>, TraceError> {
+        let moment = text.parse::<f64>().ok().filter(|moment| moment.is_finite());
+        if moment.is_none() && !text.is_empty() {
+            return Err(self.refuse(key, format!("{text:?} is no number")));
+        }
+        Ok(moment)
     }
 
     fn amount(&self, key: &'static str, text: &str, most: u64) -> Result<u64, TraceError> {
@@ -164,7 +186,8 @@ pub(crate) fn tasks(file: &Path) -> Result<Vec<Request>, TraceError> {
             }
             (count, _) => return Err(place.refuse("gpu_milli", format!("is 0, and num_gpu is {count}"))),
         }
-        if let (Ok(start), Ok(end)) = (row.creation_time.parse::<i64>(), row.deletion_time.parse::<i64>())
+        let start = place.moment("creation_time", &row.creation_time)?;
+        if let (Some(start), Some(end)) = (start, place.moment("deletion_time", &row.deletion_time)?)
             && end < start
         {
             let reason = format!("the task ends at {end}, before it starts at {start}");
@@ -182,17 +205,24 @@ fn rows<R: for<'de> Deserialize<'de>, T>(
 ) -> Result<Vec<T>, TraceError> {
     let open = File::open(file).map_err(|source| TraceError::Open { file: file.to_owned(), source })?;
     let broken = |source| TraceError::Csv { file: file.to_owned(), source };
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(open);
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(open);
     let header = reader.headers().map_err(broken)?.clone();
+    let column =
+        |key: &str, reason| TraceError::Column { file: file.to_owned(), key: key.to_owned(), reason };
     if let Some(key) = columns.iter().find(|key| !header.iter().any(|column| column == **key)) {
-        return Err(TraceError::Column { file: file.to_owned(), key });
+        return Err(column(key, "the header has no such column"));
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = header.iter().find(|key| !seen.insert(*key)) {
+        return Err(column(twice, "the header has this column twice"));
     }
     let mut all = Vec::new();
     for record in reader.records() {
         let record = record.map_err(broken)?;
         let row = record.position().map_or(0, csv::Position::line);
-        let fields = record.deserialize(Some(&header)).map_err(broken)?;
-        all.push(read(&Place { file, row }, fields)?);
+        let place = Place { file, row };
+        place.complete(&record, &header)?;
+        all.push(read(&place, record.deserialize(Some(&header)).map_err(broken)?)?);
     }
     if all.is_empty() {
         return Err(TraceError::Empty { file: file.to_owned() });

@@ -10,9 +10,13 @@ use std::{
 };
 use tempfile::TempDir;
 
+pub(crate) fn program() -> &'static str {
+    testkit::program(env!("CARGO_BIN_EXE_spacectl"))
+}
+
 /// spacectl, to be run as a user whose home is `home` and who has no environment.
 pub(crate) fn command(home: &Path, words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_spacectl"));
+    let mut command = Command::new(program());
     command.env_clear().env("HOME", home).current_dir(home).args(words).stdin(Stdio::null());
     command
 }

@@ -261,7 +261,7 @@ impl Life {
         let changing = follow_limits(self.changes.clone(), runtime.clone(), self.desired.clone());
         let probing = async {
             let Some(health) = health else { return std::future::pending().await };
-            let first_port = self.desired.spec.ports.first().map_or(0, |p| p.container);
+            let first_port = self.desired.spec.first_tcp_port().unwrap_or(0);
             let target = Target { runtime: &*runtime, id: &id, address, first_port };
             let began = tokio::time::Instant::now();
             let mut watch = Watch::new(health.clone());

@@ -1,12 +1,12 @@
 //! This module's part in the services: keeps the kernel's rules as the server says, and counts the connections of
-//! what is draining here.
+//! what is draining here and of what goes by their number.
 //!
 //! Read the last table (cut off: what is left of it here) → set it → tell which order it was of; a failure is told once and tried again.
 
 use super::instances::Instances;
 use crate::chain;
-use model::{Endpoint, InstanceId, Name, Phase, ServiceTable};
-use runtime::RuntimeError;
+use model::{InstanceId, Name, Phase, ServicePort, ServiceTable};
+use runtime::{Balance, RuntimeError};
 use std::{
     sync::{
         Arc,
@@ -14,13 +14,16 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 const RETRY: Duration = Duration::from_millis(500);
 /// Between two looks at the lease.
 const LOOK: Duration = Duration::from_millis(200);
 /// Between two counts while something is draining.
 const COUNT: Duration = Duration::from_millis(100);
+/// Between two looks at the connections of services by least connections, and at least so many times what one takes.
+const BALANCE: Duration = Duration::from_millis(250);
+const BALANCE_SHARE: u32 = 10;
 
 /// A table and the order that it came with.
 #[derive(Debug, Clone, Default)]
@@ -88,6 +91,7 @@ impl Services {
     ) {
         let mut told = String::new();
         let mut set: Option<Arc<ServiceTable>> = None;
+        let mut balancing = Balancing::default();
         // What an earlier process has set goes on until the server says something.
         if inbox.changed().await.is_err() {
             return;
@@ -107,12 +111,22 @@ impl Services {
                     set = Some(table.clone());
                     if !known {
                         told.clear();
+                        balancing.restart();
                     }
                     let routed = (wanted.session, wanted.order);
                     if !cut_off && self.routed.send_replace(routed) != routed {
                         instances.changed.notify_one();
                     }
-                    self.count(&table, &module, &instances, &mut told).await
+                    let count = self.count(&table, &module, &instances, &mut told).await;
+                    match balancing.turn(&table, &instances).await {
+                        Ok(pause) => count.min(pause),
+                        Err(error) => {
+                            // Perhaps somebody has taken the rules away.
+                            set = None;
+                            tell(&mut told, &error);
+                            RETRY
+                        }
+                    }
                 }
                 Err(error) => {
                     set = None;
@@ -135,8 +149,11 @@ impl Services {
         instances: &Instances,
         told: &mut String,
     ) -> Duration {
-        let draining: Vec<Endpoint> =
-            table.endpoints().filter(|e| e.draining && e.module == *module).cloned().collect();
+        let mut draining: Vec<ServicePort> = table.ports().cloned().collect();
+        for port in &mut draining {
+            port.endpoints.retain(|e| e.draining && e.module == *module);
+        }
+        draining.retain(|port| !port.endpoints.is_empty());
         if draining.is_empty() {
             return LOOK;
         }
@@ -145,6 +162,37 @@ impl Services {
             Err(error) => tell(told, &error),
         }
         COUNT
+    }
+}
+
+/// Looks at the connections of services by least connections, now and then.
+#[derive(Default)]
+struct Balancing {
+    last: Balance,
+    /// When it is time for the next look; at once when there was none.
+    due: Option<Instant>,
+}
+
+impl Balancing {
+    /// There is another table.
+    fn restart(&mut self) {
+        self.last.forget_written();
+        self.due = None;
+    }
+
+    /// Looks if it is time and some service needs it; answers how long nothing need be done.
+    async fn turn(&mut self, table: &ServiceTable, instances: &Instances) -> Result<Duration, RuntimeError> {
+        if !table.is_counted() {
+            return Ok(LOOK);
+        }
+        let begun = Instant::now();
+        if let Some(due) = self.due.filter(|due| *due > begun) {
+            return Ok(due - begun);
+        }
+        instances.runtime.balance(table, &mut self.last).await?;
+        let pause = BALANCE.max(begun.elapsed() * BALANCE_SHARE);
+        self.due = Some(Instant::now() + pause);
+        Ok(pause)
     }
 }
 

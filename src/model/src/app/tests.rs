@@ -81,6 +81,12 @@ fn bad_files_name_file_key_and_remedy() {
         ("container = 8080", "container = 0", "1 to 65535"),
         ("container = 8080", "container = 80800", "u16"),
         (
+            "container = 8080",
+            "container = 8080\nprotocol = \"sctp\"",
+            "protocol: unknown variant `sctp`, expected `tcp` or `udp`",
+        ),
+        ("container = 8080", "container = 8080\nprotocol = \"udp\"", "for TCP to ask at"),
+        (
             "image = \"registry.spacecloud:5000/telemetry:1.2\"",
             "image = \"telemetry\"",
             "registry.spacecloud:5000",
@@ -88,7 +94,7 @@ fn bad_files_name_file_key_and_remedy() {
         ("strategy = \"spread\"", "strategy = \"random\"", "spread"),
         ("every = \"1s\"", "every = \"1 second\"", "ms"),
         ("container = 8080", "container = 8080\nservice = 0", "1 to 65535"),
-        ("[health]", "[service]\npolicy = \"least-connections\"\n\n[health]", "counts no connections"),
+        ("[health]", "[service]\npolicy = \"fewest\"\n\n[health]", "least-connections"),
         ("every = \"1s\"", "failures = 0", "at least 1"),
         ("http = \"/healthz\"", "exec = []", "names no command"),
         ("http = \"/healthz\"", "exec = [\"a\"]\ntcp = 1", "exactly one"),
@@ -155,4 +161,18 @@ fn bad_windows_and_amounts_name_key_and_reason() {
         assert!(message.starts_with("task.toml: ") && !message.contains('\n'), "{message}");
         assert!(message.contains(expected), "{to}: {message}");
     }
+}
+
+#[test]
+fn health_is_asked_at_the_first_port_for_tcp() {
+    let app = |ports: &str| {
+        let text = format!("name='a'\nimage='r.s:5000/a:1'\nports=[{ports}]\n");
+        AppFile::parse("a.toml", &text).unwrap().apps.remove(0).first_tcp_port()
+    };
+    assert_eq!(
+        app("{container=53, protocol='udp'}, {container=53}, {container=80, protocol='tcp'}"),
+        Some(53)
+    );
+    assert_eq!(app("{container=53, protocol='udp'}, {container=80, protocol='tcp'}"), Some(80));
+    assert_eq!(app("{container=53, protocol='udp'}"), None);
 }

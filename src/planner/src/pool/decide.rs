@@ -183,6 +183,9 @@ fn scored(scorer: &Scorer, node: &Node, asked: &Question) -> Verdict {
             let worth = scorer.worth(node, asked.strategy);
             BTreeMap::from([("worth", worth), ("free", node.usable as f64)])
         }
+        Strategy::BestFit | Strategy::DotProduct | Strategy::GpuPacking | Strategy::GpuClustering => {
+            BTreeMap::from([("cpu", node.free.cpu as f64), ("free", node.usable as f64)])
+        }
         Strategy::Tiling | Strategy::Random => BTreeMap::new(),
     };
     Verdict::Scored { score, parts }

@@ -156,6 +156,12 @@ pub(crate) fn rule(strategy: Strategy) -> &'static str {
         Strategy::Tiling => "the next node after the last one chosen, round the end",
         Strategy::Multilevel => "the highest score of the unit level, equation (9)",
         Strategy::Random => "any of them, by a seeded sequence",
+        Strategy::BestFit => "the node that would keep least of CPU and accelerators",
+        Strategy::DotProduct => "the node whose free CPU and accelerators resemble what is asked least",
+        Strategy::GpuPacking => "occupied accelerators, then idle ones beside them, then idle nodes",
+        Strategy::GpuClustering => {
+            "beside tasks that ask for as many accelerators, then empty nodes, then others"
+        }
         Strategy::Fgd => "the smallest growth of the expected fragment, then the least accelerator left",
         Strategy::Spacecloud => "the smallest loss of what the node's free accelerators can still earn",
     }

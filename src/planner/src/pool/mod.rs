@@ -21,6 +21,7 @@ mod node;
 mod outlook;
 mod pending;
 mod prospect;
+mod published;
 mod resources;
 mod scorer;
 mod seed;

@@ -1,5 +1,6 @@
 use super::resources::{AcceleratorState, Amounts, NodeSpec, WHOLE};
 use super::shape::Shape;
+use std::collections::BTreeMap;
 
 /// One accelerator of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +78,8 @@ pub(crate) struct Node {
     /// Takes nothing new.
     pub(crate) closed: bool,
     pub(crate) instances: u32,
+    /// How many instances of each kind with accelerators it holds ([`Shape::kind`]).
+    pub(crate) kinds: BTreeMap<u16, u32>,
     /// The pool's step at which it last changed.
     pub(crate) changed: u64,
 }
@@ -95,6 +98,7 @@ impl Node {
             whole: 0,
             closed: false,
             instances: 0,
+            kinds: BTreeMap::new(),
             changed: 0,
         };
         node.sum();
@@ -194,6 +198,9 @@ impl Node {
             }
         }
         self.instances += 1;
+        if let Some(kind) = shape.kind() {
+            *self.kinds.entry(kind).or_default() += 1;
+        }
         self.sum();
     }
 
@@ -206,6 +213,14 @@ impl Node {
             }
         }
         self.instances = self.instances.saturating_sub(1);
+        if let Some(kind) = shape.kind()
+            && let Some(count) = self.kinds.get_mut(&kind)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.kinds.remove(&kind);
+            }
+        }
         self.sum();
     }
 

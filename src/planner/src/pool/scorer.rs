@@ -4,6 +4,7 @@ use super::index::{Index, UNFIT};
 use super::node::Node;
 use super::outlook::Outlook;
 use super::prospect;
+use super::published::{self, Largest};
 use super::resources::WHOLE;
 use super::seed::Seed;
 use super::shape::Shape;
@@ -50,6 +51,7 @@ pub(crate) struct Scorer {
     prospect: Learned,
     /// Where `tiling` goes on.
     cursor: u32,
+    pub(crate) largest: Largest,
     seed: Seed,
 }
 
@@ -71,6 +73,7 @@ impl Scorer {
             fragment: Learned::default(),
             prospect: Learned::default(),
             cursor: 0,
+            largest: Largest::default(),
             seed: Seed::new(seed),
         }
     }
@@ -126,6 +129,7 @@ impl Scorer {
         match strategy {
             Strategy::Fgd => self.fragment.epoch,
             Strategy::Spacecloud => self.prospect.epoch,
+            Strategy::BestFit | Strategy::DotProduct | Strategy::GpuClustering => self.largest.epoch,
             _ => 1,
         }
     }
@@ -141,6 +145,10 @@ impl Scorer {
             Strategy::Binpack => classic::allocated(node, shape),
             Strategy::Tiling | Strategy::Random => 0.0,
             Strategy::Multilevel => self.unit_score(node, asked).map_or(UNFIT, |(_, score)| score.total),
+            Strategy::BestFit => published::best_fit(node, shape, &self.largest),
+            Strategy::DotProduct => published::dot_product(node, shape, &self.largest),
+            Strategy::GpuPacking => published::gpu_packing(node, shape),
+            Strategy::GpuClustering => published::gpu_clustering(node, shape, &self.largest),
             Strategy::Fgd => fragment::whole_score(self.fragment.outlook.score(node, shape).0, node.usable),
             Strategy::Spacecloud => self.prospect.outlook.score(node, shape).0,
         }

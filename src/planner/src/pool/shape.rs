@@ -19,6 +19,11 @@ impl Shape {
         u64::from(self.accelerators) * u64::from(self.milli)
     }
 
+    /// What `gpu-clustering` calls alike: how many accelerators, 0 for a part of one; none without any.
+    pub(crate) fn kind(&self) -> Option<u16> {
+        (self.accelerators > 0).then(|| if self.is_share() { 0 } else { self.accelerators })
+    }
+
     /// A part of one accelerator: the only shape for which devices of one node differ in worth.
     pub(crate) fn is_share(&self) -> bool {
         self.accelerators == 1 && self.milli < super::WHOLE

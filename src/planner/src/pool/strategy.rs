@@ -4,7 +4,7 @@ use thiserror::Error;
 
 /// How a node is chosen among those that fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Strategy {
     /// The least allocated node (Kubernetes' LeastAllocated).
     Spread,
@@ -16,6 +16,14 @@ pub enum Strategy {
     Multilevel,
     /// Any node that fits, by a seeded sequence: the baseline that says what choosing is worth.
     Random,
+    /// The node that would keep least: a baseline of the publication of `fgd`, as are the next three.
+    BestFit,
+    /// The node whose free amounts resemble what is asked least.
+    DotProduct,
+    /// Occupied accelerators first, then idle ones beside them, then idle nodes.
+    GpuPacking,
+    /// Beside tasks that ask for as many accelerators.
+    GpuClustering,
     /// Fragmentation gradient descent (Weng et al., 2023): the yardstick.
     Fgd,
     /// Ours.
@@ -24,12 +32,16 @@ pub enum Strategy {
 
 impl Strategy {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::Spread,
         Self::Binpack,
         Self::Tiling,
         Self::Multilevel,
         Self::Random,
+        Self::BestFit,
+        Self::DotProduct,
+        Self::GpuPacking,
+        Self::GpuClustering,
         Self::Fgd,
         Self::Spacecloud,
     ];
@@ -42,6 +54,10 @@ impl Strategy {
             Self::Tiling => "tiling",
             Self::Multilevel => "multilevel",
             Self::Random => "random",
+            Self::BestFit => "best-fit",
+            Self::DotProduct => "dot-product",
+            Self::GpuPacking => "gpu-packing",
+            Self::GpuClustering => "gpu-clustering",
             Self::Fgd => "fgd",
             Self::Spacecloud => "spacecloud",
         }
@@ -60,7 +76,7 @@ pub struct PolicyNumber(pub(crate) u16);
 
 /// A name that no strategy has.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("there is no strategy {0:?}; there are spread, binpack, tiling, multilevel, random, fgd, spacecloud")]
+#[error("there is no strategy {0:?}; there are {names}", names = Strategy::ALL.map(Strategy::name).join(", "))]
 pub struct UnknownStrategy(String);
 
 impl FromStr for Strategy {

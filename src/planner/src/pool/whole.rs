@@ -98,6 +98,7 @@ impl Pool {
         }
         self.names.insert(spec.name.clone(), number);
         self.sizes.insert(spec.accelerators);
+        self.scorer.largest.see(spec);
         self.touch(number);
         Ok(number)
     }

@@ -86,6 +86,37 @@ fn a_published_port_belongs_to_one_app() {
 }
 
 #[test]
+fn tcp_and_udp_have_each_their_own_ports() {
+    let mut world = World::new(1);
+    let on = |protocol: &str, more: &str| {
+        format!("ports = [{{ container = 53, protocol = '{protocol}', host = 53{more} }}]")
+    };
+    apply(&mut world, spec("a", &on("udp", "")));
+    apply(&mut world, spec("b", &on("tcp", "")));
+    apply(&mut world, spec("c", &on("udp", "")));
+    world.run(1000);
+    let with =
+        |app: &str| instances(&world).into_iter().filter(|i| i.spec.name.as_str() == app).collect::<Vec<_>>();
+    assert!(with("a")[0].is_ready() && with("b")[0].is_ready());
+    assert!(with("c").iter().all(|i| i.module.is_none()));
+    let why = format!("{:?}", with("c")[0].decision);
+    assert!(why.contains("host port 53/udp is taken"), "{why}");
+    let held: Vec<String> =
+        world.core.resources().map(|r| r.resource.to_string()).filter(|r| r.contains("port")).collect();
+    assert_eq!(held, ["port-53", "port-53/udp"]);
+    // Published by a service: on every module.
+    let refused = world.request(Request::Apply(vec![spec("d", &on("udp", ", service = 53"))]));
+    assert!(refused.unwrap_err().to_string().contains("host port 53/udp is used by a too"));
+    // One number of both protocols at one address leads to each one's own port.
+    let both = "ports = [{ container = 1, service = 7 }, { container = 2, protocol = 'udp', service = 7 }]";
+    apply(&mut world, spec("e", both));
+    world.run(1000);
+    let table = world.core.services();
+    let ports: Vec<_> = table.ports().map(|p| (p.port, p.protocol, p.endpoints[0].port)).collect();
+    assert_eq!(ports, [(7, model::Protocol::Tcp, 1), (7, model::Protocol::Udp, 2)]);
+}
+
+#[test]
 fn a_move_drains_what_it_leaves() {
     let mut world = World::new(3);
     apply(&mut world, web("migration = { drain = '2s' }"));

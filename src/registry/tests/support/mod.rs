@@ -11,9 +11,12 @@ use tempfile::TempDir;
 pub use testkit::{noise, sha256, wait_for};
 use ureq::{Agent, Body, http::Response};
 
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_space-registry");
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+pub fn program() -> &'static str {
+    testkit::program(env!("CARGO_BIN_EXE_space-registry"))
+}
 
 pub struct Registry {
     pub child: Child,
@@ -33,7 +36,7 @@ impl Registry {
     pub fn start_with(directory: &Path, arguments: &[&str]) -> Self {
         let port_file = directory.join("port");
         let _ = fs::remove_file(&port_file);
-        let child = Command::new(PROGRAM)
+        let child = Command::new(program())
             .arg("serve")
             .args(arguments)
             .arg("--port-file")
@@ -206,7 +209,7 @@ impl Registry {
 
 /// Runs the program to its end; answers with its exit code and what it wrote.
 pub fn run(arguments: &[&str]) -> (i32, String) {
-    let output = Command::new(PROGRAM).args(arguments).env("RUST_LOG", "off").output().unwrap();
+    let output = Command::new(program()).args(arguments).env("RUST_LOG", "off").output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.code().unwrap(), String::from_utf8(text).unwrap())
 }

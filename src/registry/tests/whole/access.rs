@@ -1,7 +1,7 @@
 //! Passwords, tokens, roles, and the audit trail.
 
 use crate::support::{
-    MANIFEST, PROGRAM, Registry, body, client, code, header, layout, manifest, noise, run, sha256, skopeo,
+    MANIFEST, Registry, body, client, code, header, layout, manifest, noise, program, run, sha256, skopeo,
 };
 use serde_json::Value;
 use std::{
@@ -15,7 +15,7 @@ use ureq::{Body, http::Response};
 
 /// A line for the password file, made by the program itself.
 fn password_line(user: &str, password: &str) -> String {
-    let mut child = Command::new(PROGRAM)
+    let mut child = Command::new(program())
         .args(["passwd", user])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -1,7 +1,7 @@
 //! Garbage, damage, room: what the registry does with what it holds.
 
 use crate::support::{
-    MANIFEST, PROGRAM, Registry, blob_file, body, client, code, header, manifest, noise, run, sha256,
+    MANIFEST, Registry, blob_file, body, client, code, header, manifest, noise, program, run, sha256,
     wait_for,
 };
 use std::{
@@ -233,8 +233,9 @@ fn on_a_small_disk(home: &TempDir) -> Registry {
     let (disk, port) = (home.path().join("disk"), home.path().join("port"));
     fs::create_dir(&disk).unwrap();
     let script = format!(
-        "mount -t tmpfs -o size=4m tmpfs {disk} && exec {PROGRAM} serve --config {config} --insecure-http --port-file {port}",
+        "mount -t tmpfs -o size=4m tmpfs {disk} && exec {program} serve --config {config} --insecure-http --port-file {port}",
         disk = disk.display(),
+        program = program(),
         config = home.path().join("registry.toml").display(),
         port = port.display(),
     );

@@ -1,11 +1,11 @@
 //! A small chassis of network namespaces, inside one that the test has to itself and that vanishes with it.
 
-use model::{Endpoint, Name, Policy, Service, ServicePort, ServiceTable, Subnet};
+use model::{Endpoint, Name, Policy, Protocol, Service, ServicePort, ServiceTable, Subnet};
 use nix::sched::{CloneFlags, setns};
 use runtime::{Services, set_bridge};
 use std::{
     io::{BufRead, BufReader, Write},
-    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -98,7 +98,8 @@ pub(crate) fn services(module: u8) -> Services {
     Services::new(pods(module), Some(Ipv4Addr::new(10, 44, 0, module)))
 }
 
-/// An instance's namespace on a module, with a server that greets with its name and then echoes lines.
+/// An instance's namespace on a module, with a server that greets with its name and then echoes lines, and one at the
+/// same port that answers each datagram with its name.
 pub(crate) fn add_pod(module: u8, number: u8) -> Endpoint {
     let (name, host) = (pod(module, number), format!("m{module}"));
     run(&format!(
@@ -107,6 +108,8 @@ pub(crate) fn add_pod(module: u8, number: u8) -> Endpoint {
          ip -n {name} link set eth0 up && ip -n {name} address add 10.45.{module}.{number}/24 dev eth0 && \
          ip -n {name} route add default via 10.45.{module}.1"
     ));
+    let socket = within(&name, || UdpSocket::bind("0.0.0.0:8080").unwrap());
+    answer(socket, &name);
     let listener = within(&name, || TcpListener::bind("0.0.0.0:8080").unwrap());
     let greeting = name.clone();
     thread::spawn(move || {
@@ -122,6 +125,17 @@ pub(crate) fn add_pod(module: u8, number: u8) -> Endpoint {
         port: 8080,
         draining: false,
     }
+}
+
+/// Answers each datagram with a name.
+pub(crate) fn answer(socket: UdpSocket, name: &str) {
+    let name = name.to_owned();
+    thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(name.as_bytes(), from);
+        }
+    });
 }
 
 pub(crate) fn pod(module: u8, number: u8) -> String {
@@ -187,7 +201,13 @@ pub(crate) const VIRTUAL: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 46,
 pub(crate) const PUBLISHED: u16 = 8000;
 
 pub(crate) fn table(policy: Policy, endpoints: &[Endpoint]) -> ServiceTable {
-    let ports = vec![ServicePort { port: 80, published: Some(PUBLISHED), endpoints: endpoints.to_vec() }];
+    let port = |protocol| ServicePort {
+        port: 80,
+        protocol,
+        published: Some(PUBLISHED),
+        endpoints: endpoints.to_vec(),
+    };
+    let ports = vec![port(Protocol::Tcp), port(Protocol::Udp)];
     let service = Service { app: "web".parse().unwrap(), address: *VIRTUAL.ip(), policy, ports };
     ServiceTable { range: Subnet::SERVICES, services: vec![service], roaming: Vec::new() }
 }
@@ -200,14 +220,17 @@ pub(crate) fn set(table: &ServiceTable) {
 }
 
 pub(crate) fn connections(module: u8, endpoint: &Endpoint) -> u32 {
-    let counted = within(&format!("m{module}"), || {
-        runtime().block_on(services(module).connections(std::slice::from_ref(endpoint)))
-    });
+    counted(module, endpoint, Protocol::Tcp)
+}
+
+pub(crate) fn counted(module: u8, endpoint: &Endpoint, protocol: Protocol) -> u32 {
+    let port = ServicePort { port: 80, protocol, published: None, endpoints: vec![endpoint.clone()] };
+    let counted = within(&format!("m{module}"), || runtime().block_on(services(module).connections(&[port])));
     counted.unwrap()[&endpoint.instance]
 }
 
 /// Waits for a condition, with a bound.
-pub(crate) fn until(what: &str, test: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, mut test: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
     while !test() {
         assert!(Instant::now() < end, "{what} did not come true");

@@ -26,6 +26,17 @@ class SpacecloudSlotsTest(OERuntimeTestCase):
         self.assertIn(" verity ", output, msg=output)
 
     @OETestDepends(["ssh.SSHTest.test_ssh"])
+    def test_nothing_else_says_that_a_slot_is_good(self):
+        # RAUC brings a unit that does so as soon as the boot is over, whether the agent is in the cluster or not.
+        output = self.target.run("systemctl is-enabled rauc-mark-good.service")[1]
+        self.assertNotIn("enabled", output.split(), msg="rauc-mark-good.service is enabled")
+
+    @OETestDepends(["ssh.SSHTest.test_ssh"])
+    def test_data_partition_has_quotas(self):
+        output = self.check("grep ' /var/lib/spacecloud ' /proc/mounts", "/var/lib/spacecloud is on no disk of its own")
+        self.assertIn("prjquota", output.split()[3].split(","), msg=output)
+
+    @OETestDepends(["ssh.SSHTest.test_ssh"])
     def test_state(self):
         slot = self.check("/usr/libexec/spacecloud/bootslot get-current", "the running slot is unknown").strip()
         self.assertIn(slot, ("a", "b"))

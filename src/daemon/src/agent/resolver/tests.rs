@@ -21,10 +21,19 @@ fn question(name: &str, kind: RecordType) -> Vec<u8> {
     message.to_vec().unwrap()
 }
 
+/// On a port that is free for both: what UDP is given may be somebody else's for TCP.
+fn for_both<T>(mut bind: impl FnMut() -> Option<T>) -> T {
+    (0..100).find_map(|_| bind()).expect("a port is free for UDP and TCP")
+}
+
 /// A resolver on a free port, whose upstream answers every question with 192.0.2.1.
 async fn start() -> SocketAddr {
-    let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let streams = TcpListener::bind(upstream.local_addr().unwrap()).await.unwrap();
+    let (upstream, streams) = for_both(|| {
+        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let streams = std::net::TcpListener::bind(datagrams.local_addr().unwrap()).ok()?;
+        datagrams.set_nonblocking(true).and_then(|()| streams.set_nonblocking(true)).unwrap();
+        Some((UdpSocket::from_std(datagrams).unwrap(), TcpListener::from_std(streams).unwrap()))
+    });
     let names = NamesConfig { upstream: vec![upstream.local_addr().unwrap()], ..NamesConfig::default() };
     let answer = |question: &[u8]| {
         let question = Message::from_vec(question).unwrap();
@@ -47,8 +56,8 @@ async fn start() -> SocketAddr {
             write_framed(&mut stream, &answer(&question)).await.unwrap();
         }
     });
-    let resolver =
-        Resolver::bind("127.0.0.1:0".parse().unwrap(), &names, Services::with_table(table())).unwrap();
+    let local = "127.0.0.1:0".parse().unwrap();
+    let resolver = for_both(|| Resolver::bind(local, &names, Services::with_table(table())).ok());
     let address = resolver.udp.local_addr().unwrap();
     tokio::spawn(resolver.serve());
     address

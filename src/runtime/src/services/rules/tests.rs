@@ -11,7 +11,7 @@ fn endpoint(number: u8, draining: bool) -> Endpoint {
 }
 
 fn service(policy: Policy, endpoints: Vec<Endpoint>) -> (Service, ServicePort) {
-    let port = ServicePort { port: 80, published: None, endpoints };
+    let port = ServicePort { port: 80, protocol: model::Protocol::Tcp, published: None, endpoints };
     let app = "web".parse().unwrap();
     let service = Service { app, address: Ipv4Addr::new(10, 46, 0, 1), policy, ports: vec![port.clone()] };
     (service, port)
@@ -19,7 +19,7 @@ fn service(policy: Policy, endpoints: Vec<Endpoint>) -> (Service, ServicePort) {
 
 fn buckets(endpoints: Vec<Endpoint>) -> Vec<String> {
     let (service, port) = service(Policy::Source, endpoints);
-    let target = target(&service, &port).unwrap();
+    let target = target(&service, &port, &Loads::new()).unwrap();
     let set = target.pointer("/dnat/addr/map/data/set").and_then(Value::as_array).unwrap();
     set.iter().map(|entry| entry[1]["concat"][0].as_str().unwrap().to_owned()).collect()
 }
@@ -41,8 +41,8 @@ fn affinity_moves_only_what_it_must() {
 #[test]
 fn draining_endpoints_get_nothing_new() {
     let (web, port) = service(Policy::RoundRobin, vec![endpoint(2, true), endpoint(3, false)]);
-    let only = target(&web, &port).unwrap();
+    let only = target(&web, &port, &Loads::new()).unwrap();
     assert_eq!(only, json!({ "dnat": { "addr": "10.45.1.3", "port": 8080 } }));
     let (web, port) = service(Policy::RoundRobin, vec![endpoint(2, true)]);
-    assert_eq!(target(&web, &port), None);
+    assert_eq!(target(&web, &port, &Loads::new()), None);
 }
