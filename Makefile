@@ -15,7 +15,7 @@ export PROPTEST_RNG_SEED ?= 20261123
 
 help:
 	@echo "make demo          three modules, ten apps, one isolated, migration, return (KEEP=1 leaves it up)"
-	@echo "make test          test-unit and test-chassis, as the continuous integration runs it"
+	@echo "make test          all of them, as the continuous integration runs it (SUITE=DIR: with make conformance)"
 	@echo "make test-unit     fast tests, no emulation"
 	@echo "make test-chassis  tests on three modules in QEMU, and on three that are namespaces of this host"
 	@echo "make test-layer    the Yocto layer, without Yocto's metadata; LAYERS=DIR: and with it"
@@ -57,12 +57,21 @@ demo: programs
 	@$(SAY) "the demo: three modules in QEMU"
 	$(CARGO) run -q --locked -p spacesim -- demo $(if $(KEEP),--keep)
 
-test: test-unit test-layer test-kernel test-chassis
+test: test-unit test-conformance test-layer test-kernel test-chassis
 	@$(SAY) "all tests passed"
+	@[ -n "$(SUITE)" ] || { $(NO_SUITE); }
 
 test-unit: host
 	@$(SAY) "unit, property and loopback tests"
 	$(CARGO) test --locked --workspace
+
+# The suite's Go modules cannot be had everywhere.
+NO_SUITE = $(SAY) "NOT RUN: the public OCI conformance suite (make test SUITE=DIR runs it; see docs/registry.md)"; \
+  echo "The same requirements are covered from the specification's text by src/registry/tests, which test-unit runs."
+
+.PHONY: test-conformance
+test-conformance:
+	@if [ -n "$(SUITE)" ]; then $(MAKE) --no-print-directory conformance; else $(NO_SUITE); fi
 
 .PHONY: test-layer test-kernel kernel crates layer-check
 test-layer: host

@@ -2,7 +2,7 @@
 //! at run time, none of it kept longer than the run directory.
 
 use crate::{
-    Owner, Provision,
+    Provision,
     Role::{Registry, Server},
     SimError, Slot,
 };
@@ -52,17 +52,20 @@ impl Registries {
         Some(Self { first: numbers.next()?, followers: numbers.collect() })
     }
 
-    /// Of a registry that has others: each follows all of them, so that each can be healed by any.
-    fn configuration(&self, number: u16) -> Option<String> {
-        let all = || std::iter::once(self.first).chain(self.followers.iter().copied());
-        if self.followers.is_empty() || !all().any(|there| there == number) {
-            return None;
-        }
-        let replicas = all().filter(|other| *other != number).map(|other| {
-            let host = if other == self.first { REGISTRY_NAME.into() } else { format!("module-{other}") };
-            format!("\n[[replica]]\nurl = \"https://{host}:5000\"\n")
-        });
-        Some(std::iter::once(REGISTRY.to_owned()).chain(replicas).collect())
+    /// Whether the image's own files say just this.
+    fn as_the_image_has_it(&self) -> bool {
+        self.first == 1 && self.followers == [2]
+    }
+
+    /// One for all of them, who follow each other, so that each can be healed by any; a registry leaves itself out.
+    fn configuration(&self) -> Result<String, SimError> {
+        let mut table: toml::Table = toml::from_str(REGISTRY).map_err(|e| failed(&e))?;
+        let hosts = std::iter::once(REGISTRY_NAME.to_owned())
+            .chain(self.followers.iter().map(|other| format!("module-{other}")));
+        let replica =
+            |host| toml::Table::from_iter([("url".to_owned(), format!("https://{host}:5000").into())]);
+        table.insert("replica".to_owned(), hosts.map(replica).collect::<Vec<_>>().into());
+        toml::to_string(&table).map_err(|e| failed(&e))
     }
 
     fn mirrors(&self) -> String {
@@ -122,39 +125,19 @@ impl Papers {
         let Some(registries) = registries else { return Ok(provision) };
         if slot.roles.contains(&Registry) {
             provision = provision.file("/etc/spacecloud/registry.enabled", 0o644, "");
-            if !slot.roles.contains(&Server) {
-                provision = self.registry(provision, slot.number)?;
-            }
         }
-        if let Some(text) = registries.configuration(slot.number) {
-            provision = provision.file("/etc/spacecloud/registry.toml", 0o644, text);
+        if registries.as_the_image_has_it() {
+            return Ok(provision);
         }
-        if !registries.followers.is_empty() {
-            provision = provision.file(&drop_in("15-mirrors"), 0o644, registries.mirrors());
-        }
+        provision = provision.file("/etc/spacecloud/registry.toml", 0o644, registries.configuration()?).file(
+            &drop_in("15-mirrors"),
+            0o644,
+            registries.mirrors(),
+        );
         if registries.first != 1 {
             provision = provision.file("/etc/hosts", 0o644, registries.hosts());
         }
         Ok(provision)
-    }
-
-    /// The certificate of a registry that is not on the server's module: the server makes its own only.
-    fn registry(&self, provision: Provision, number: u16) -> Result<Provision, SimError> {
-        let names =
-            [REGISTRY_NAME.into(), format!("module-{number}"), "localhost".into(), "127.0.0.1".into()];
-        let issued = self.authority()?.issue(&Role::Server, &names).map_err(|e| failed(&e))?;
-        let chain = format!("{}{}", issued.certificate, self.authority.certificate);
-        let own = || Owner::named("space-registry");
-        Ok(provision.file_of("/var/lib/space-registry/tls/registry.crt", 0o644, own(), chain).file_of(
-            "/var/lib/space-registry/tls/registry.key",
-            0o600,
-            own(),
-            issued.key,
-        ))
-    }
-
-    fn authority(&self) -> Result<Authority, SimError> {
-        Authority::load(&self.authority).map_err(|e| failed(&e))
     }
 
     /// Writes spacectl's configuration and what it names into `directory`; answers the configuration's path.
@@ -189,6 +172,9 @@ impl Papers {
 mod tests {
     use super::*;
 
+    const AGENTS: &str =
+        include_str!("../../meta-spacecloud/recipes-core/spacecloud-conf/files/spacecloud.toml");
+
     #[test]
     fn the_servers_registry_is_the_first_and_names_follow_it() {
         let chassis = |roles: &[&str]| {
@@ -203,20 +189,25 @@ mod tests {
         assert_eq!(plain, Registries { first: 1, followers: vec![2] });
         assert_eq!(plain.hosts(), HOSTS);
         assert_eq!(plain.mirrors(), "[agent]\nmirrors = [\"module-2:5000\"]\n");
-        let followed = |registries: &Registries, number| -> Option<Vec<String>> {
-            let text = registries.configuration(number)?;
-            let urls = text.lines().filter_map(|line| line.strip_prefix("url = "));
-            Some(urls.map(|url| url.trim_matches('"').to_owned()).collect())
+        assert!(plain.as_the_image_has_it());
+        let listed = |text: &str| {
+            let table: toml::Table = toml::from_str(text).unwrap();
+            let url = |replica: &toml::Value| replica["url"].as_str().unwrap().to_owned();
+            table["replica"].as_array().unwrap().iter().map(url).collect::<Vec<_>>()
         };
-        assert_eq!(followed(&plain, 1).unwrap(), ["https://module-2:5000"]);
-        assert_eq!(followed(&plain, 2).unwrap(), ["https://registry.spacecloud:5000"]);
-        assert_eq!(followed(&plain, 3), None);
-        let three = Registries { first: 1, followers: vec![2, 3] };
+        let both = ["https://registry.spacecloud:5000", "https://module-2:5000"];
         assert_eq!(
-            followed(&three, 3).unwrap(),
-            ["https://registry.spacecloud:5000", "https://module-2:5000"]
+            (listed(REGISTRY), listed(&plain.configuration().unwrap())),
+            (both.map(Into::into).into(), both.map(Into::into).into())
         );
-        assert_eq!(followed(&Registries { first: 1, followers: Vec::new() }, 1), None);
+        let agents: toml::Table = toml::from_str(AGENTS).unwrap();
+        assert_eq!(agents["agent"]["mirrors"].as_array().unwrap(), &["module-2:5000".into()]);
+        let three = Registries { first: 1, followers: vec![2, 3] };
+        assert!(!three.as_the_image_has_it());
+        let all = ["https://registry.spacecloud:5000", "https://module-2:5000", "https://module-3:5000"];
+        assert_eq!(listed(&three.configuration().unwrap()), all);
+        let alone = Registries { first: 1, followers: Vec::new() };
+        assert_eq!(alone.mirrors(), "[agent]\nmirrors = []\n");
         let moved = chassis(&["'server', 'agent'", "'agent', 'registry'", "'agent', 'registry'"]).unwrap();
         assert_eq!(moved, Registries { first: 2, followers: vec![3] });
         let hosts = moved.hosts();

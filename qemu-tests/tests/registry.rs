@@ -1,5 +1,5 @@
-//! Images outlive the module of the registry: with it cut off, an app moves to a module that never saw its image and
-//! gets it from the registry that follows. Needs root, as namespaces do.
+//! Two modules hold every image, and images outlive the module of the registry: with it cut off, an app moves to a
+//! module that never saw its image and gets it from the registry that follows. Needs root, as namespaces do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use api::v1::Snapshot;
@@ -8,7 +8,7 @@ use spacesim::{
     scenario::{Note, Scenario, provision, push},
     twin, wait_until, within,
 };
-use std::time::Instant;
+use std::{process::Command, time::Instant};
 
 /// The server is not where the first registry is, so that somebody is left who decides.
 const FOUR: &str = r#"
@@ -35,6 +35,43 @@ fn has_image(module: &Module) -> bool {
 fn ready_on(snapshot: &Snapshot, module: &str) -> bool {
     snapshot.instances.len() == 1
         && snapshot.instances.iter().all(|i| i.module == module && i.phase == "ready")
+}
+
+/// The chassis that the simulator makes when nothing is said.
+#[test]
+fn two_modules_hold_every_image_by_what_the_image_itself_says() {
+    let image = twin::ensure(&mut |_| ()).unwrap();
+    let app = image::demo::demo_app(&image::default_cache().unwrap()).unwrap();
+    let dir = tempfile::Builder::new().prefix("both-").tempdir().unwrap();
+    let file = ChassisFile::parse(spacesim::cli::DEFAULT_CHASSIS).unwrap();
+    let mut plan = Plan::new(file, image, dir.path()).on(BackplaneKind::Netns);
+    let papers = provision(&mut plan).unwrap();
+    let powered = Instant::now();
+    let chassis = Chassis::power_on(plan).unwrap();
+    let _scenario = Scenario::begin(&chassis, &papers, &app, powered, |_: Note<'_>| ()).unwrap();
+    let module = |number| chassis.module(number).unwrap();
+    for number in [1, 2] {
+        let own = module(number).run("cat /etc/spacecloud/registry.toml", within(60.s())).unwrap();
+        let shipped = include_str!("../../meta-spacecloud/recipes-core/spacecloud-conf/files/registry.toml");
+        assert_eq!(own.trim(), shipped.trim(), "module-{number} is configured by hand");
+    }
+    // Pushed to either of them, it is on both.
+    push(module(1).ground().registry, &dir.path().join("operator"), &app).unwrap();
+    let second = format!("docker://127.0.0.1:{}/demo/two:1", module(2).ground().registry);
+    let pushed = Command::new("skopeo")
+        .args(["--insecure-policy", "copy", "--quiet", "--dest-cert-dir"])
+        .arg(dir.path().join("operator/registry"))
+        .args([&format!("oci:{}:{}", app.display(), image::demo::TAG), &second])
+        .output()
+        .unwrap();
+    assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
+    for (number, name) in [(1, "web"), (1, "two"), (2, "web"), (2, "two")] {
+        let tags = format!("find /var/lib/space-registry/repositories/demo/{name}/_tags -type f");
+        wait_until("both have it", within(60.s()), || {
+            module(number).run(&tags, within(60.s())).is_ok_and(|found| found.contains("/1"))
+        })
+        .unwrap_or_else(|error| panic!("module-{number} has no demo/{name}: {error}"));
+    }
 }
 
 #[test]

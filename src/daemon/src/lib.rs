@@ -19,6 +19,7 @@ pub mod config;
 mod files;
 pub mod guard;
 mod http;
+mod registry_tls;
 pub mod server;
 
 use std::time::{SystemTime, UNIX_EPOCH};

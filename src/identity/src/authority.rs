@@ -40,8 +40,10 @@ pub enum Role {
     Admin,
     /// Speak for the module of this name.
     Agent(Name),
-    /// Serve: the gRPC server and the registry.
+    /// Serve gRPC.
     Server,
+    /// Serve images from the module of this name, and nothing else.
+    Registry(Name),
 }
 
 impl Role {
@@ -50,13 +52,14 @@ impl Role {
             Self::Admin => "spacecloud:admin",
             Self::Agent(_) => "spacecloud:agent",
             Self::Server => "spacecloud:server",
+            Self::Registry(_) => "spacecloud:registry",
         }
     }
 
     fn common_name(&self) -> String {
         match self {
             Self::Admin => "admin".to_owned(),
-            Self::Agent(name) => name.to_string(),
+            Self::Agent(name) | Self::Registry(name) => name.to_string(),
             Self::Server => "server".to_owned(),
         }
     }
@@ -102,6 +105,7 @@ fn params(role: &Role, names: &[String]) -> Result<CertificateParams, rcgen::Err
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
         }
         Role::Admin => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        Role::Registry(_) => vec![ExtendedKeyUsagePurpose::ServerAuth],
     };
     Ok(params)
 }
@@ -153,16 +157,23 @@ impl Authority {
         Ok(Credentials { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
-    /// Signs a module's request. Only its public key is taken from it: name and role are ours to give.
+    /// Signs the request of a module to speak for itself.
     ///
     /// # Errors
     /// The request is no signing request.
-    pub fn sign(&self, request_pem: &str, role: &Role) -> Result<String, IdentityError> {
+    pub fn sign(&self, request_pem: &str, module: &Name) -> Result<String, IdentityError> {
+        self.sign_as(request_pem, &Role::Agent(module.clone()), &[agent_name(module)])
+    }
+
+    /// Signs a module's request. Only its public key is taken from it: names and role are ours to give.
+    ///
+    /// # Errors
+    /// The request is no signing request, or one of the names is neither a DNS name nor an address.
+    pub fn sign_as(&self, request_pem: &str, role: &Role, names: &[String]) -> Result<String, IdentityError> {
         let make = |source| IdentityError::Make { subject: role.common_name(), source };
         let mut request = CertificateSigningRequestParams::from_pem(request_pem)
             .map_err(|_| IdentityError::Pem { what: "the signing request" })?;
-        let names = if let Role::Agent(module) = role { vec![agent_name(module)] } else { vec![] };
-        request.params = params(role, &names).map_err(make)?;
+        request.params = params(role, names).map_err(make)?;
         Ok(request.signed_by(&self.issuer).map_err(make)?.pem())
     }
 }
@@ -219,6 +230,7 @@ pub fn role_of(der: &[u8]) -> Result<Role, IdentityError> {
         "spacecloud:admin" => Ok(Role::Admin),
         "spacecloud:server" => Ok(Role::Server),
         "spacecloud:agent" => common_name.parse().map(Role::Agent).map_err(|_| IdentityError::Role),
+        "spacecloud:registry" => common_name.parse().map(Role::Registry).map_err(|_| IdentityError::Role),
         _ => Err(IdentityError::Role),
     }
 }
@@ -232,14 +244,18 @@ mod tests {
         let (_, kept) = Authority::create().unwrap();
         let authority = Authority::load(&kept).unwrap();
         let (_, request) = new_request(&"module-9".parse().unwrap()).unwrap();
-        let role = Role::Agent("module-2".parse().unwrap());
-        let signed = authority.sign(&request, &role).unwrap();
+        let module: Name = "module-2".parse().unwrap();
+        let signed = authority.sign(&request, &module).unwrap();
+        let der = CertificateDer::from_pem_slice(signed.as_bytes()).unwrap();
+        assert_eq!(role_of(&der).unwrap(), Role::Agent(module.clone()));
+        let role = Role::Registry(module.clone());
+        let signed = authority.sign_as(&request, &role, &["module-2".into()]).unwrap();
         let der = CertificateDer::from_pem_slice(signed.as_bytes()).unwrap();
         assert_eq!(role_of(&der).unwrap(), role);
         assert_eq!(fingerprint(authority.certificate()).unwrap().len(), 64);
         let admin = authority.issue(&Role::Admin, &[]).unwrap();
         let der = CertificateDer::from_pem_slice(admin.certificate.as_bytes()).unwrap();
         assert_eq!(role_of(&der).unwrap(), Role::Admin);
-        assert!(authority.sign("no request", &role).is_err());
+        assert!(authority.sign("no request", &module).is_err());
     }
 }

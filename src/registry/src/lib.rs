@@ -24,6 +24,7 @@ pub mod command;
 pub mod config;
 mod digest;
 mod http;
+pub mod lanes;
 pub mod memory;
 mod name;
 pub mod offline;

@@ -3,10 +3,10 @@
 use clap::Parser;
 use registry::{
     command::{Arguments, Order, Settings},
-    memory, offline,
+    lanes, memory, offline,
     serve::{self, ServeError},
 };
-use std::{error::Error, process::ExitCode, time::Duration};
+use std::{error::Error, process::ExitCode};
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
     layer::SubscriberExt,
@@ -43,19 +43,12 @@ fn filter() -> Targets {
 }
 
 fn serve(settings: Settings) -> ExitCode {
-    // One thread for the network, some for files: a registry waits for disks, it does not compute. Each that has
-    // ever been needed keeps some memory, and as many as may be are needed at once now and then.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(16)
-        .thread_stack_size(256 << 10)
-        .build();
-    let runtime = match runtime {
+    let runtime = match lanes::runtime() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, 1),
     };
     let served = runtime.block_on(serve::run(settings));
-    runtime.shutdown_timeout(Duration::from_secs(2));
+    lanes::end(runtime);
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, ServeError::exit_code(&error)),

@@ -5,6 +5,7 @@ use crate::{
     auth::{Guard, PasswordError},
     command::Settings,
     http::{self, Origin, Service},
+    lanes::Lanes,
     peer::{PeerError, Peers},
     store::{Store, StoreError},
     tls,
@@ -81,6 +82,9 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// A second one.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
     /// SIGTERM or SIGINT.
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
@@ -127,8 +131,9 @@ pub async fn run(settings: Settings) -> Result<(), ServeError> {
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     let mut tasks = peers.follow();
     begin_upkeep(&mut tasks, &settings, &store, &peers, &counts);
-    let graceful = GracefulShutdown::new();
-    accept(&listener, acceptor, &http::router(service), &graceful, &mut terminate, &mut interrupt).await;
+    let (graceful, lanes) = (GracefulShutdown::new(), Lanes::open().map_err(ServeError::Thread)?);
+    accept(&listener, &lanes, acceptor, &http::router(service), &graceful, &mut terminate, &mut interrupt)
+        .await;
     drop(listener);
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
     tracing::info!(connections = graceful.count(), "stopping");
@@ -136,6 +141,7 @@ pub async fn run(settings: Settings) -> Result<(), ServeError> {
         tracing::warn!("some requests did not end in time");
     }
     tasks.shutdown().await;
+    drop(lanes);
     store.close();
     Ok(())
 }
@@ -193,6 +199,7 @@ fn begin_upkeep(
 
 async fn accept(
     listener: &TcpListener,
+    lanes: &Lanes,
     acceptor: Option<TlsAcceptor>,
     router: &Router,
     graceful: &GracefulShutdown,
@@ -212,9 +219,9 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer, place)) => {
-                let greeting = greet(stream, peer, acceptor.clone(), router.clone(), graceful.watcher());
-                tokio::spawn(async move {
-                    greeting.await;
+                let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
+                lanes.serve(stream, move |stream| async move {
+                    greet(stream, peer, acceptor, router, watcher).await;
                     drop(place);
                 });
             }

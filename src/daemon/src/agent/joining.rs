@@ -1,8 +1,8 @@
 //! How a module gets its certificate: the token names the CA, the CA names the server, the server signs.
 
-use crate::{config::Config, files::write_whole};
+use crate::{config::Config, files::write_whole, registry_tls::RegistryTls};
 use anyhow::{Context, anyhow, bail};
-use api::v1::{JoinRequest, agents_client::AgentsClient};
+use api::v1::{JoinRequest, RegistryRequest, agents_client::AgentsClient};
 use identity::{Credentials, Token, fingerprint, new_request};
 use model::Name;
 use rustls::{
@@ -33,7 +33,30 @@ pub(super) async fn connect(config: &Config, module: &Name) -> anyhow::Result<Ch
         None => join(config, module).await?,
     };
     let own = Identity::from_pem(&membership.own.certificate, &membership.own.key);
-    channel(config, &membership.ca, Some(own)).await
+    let channel = channel(config, &membership.ca, Some(own)).await?;
+    if let Err(error) = certify_registry(config, module, &membership.ca, channel.clone()).await {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "no certificate for the registry here; asked again later"
+        );
+    }
+    Ok(channel)
+}
+
+/// Where this module runs a registry that has no certificate, the server is asked for one.
+async fn certify_registry(config: &Config, module: &Name, ca: &str, channel: Channel) -> anyhow::Result<()> {
+    let place = RegistryTls::of(config);
+    if !place.is_enabled() || !place.is_missing() {
+        return Ok(());
+    }
+    let (key, request_pem) = new_request(module)?;
+    let mut server = AgentsClient::new(channel);
+    let answer = tokio::time::timeout(CONNECT_LIMIT, server.registry(RegistryRequest { request_pem }));
+    let reply = answer.await.context("no answer")?;
+    let reply = reply.map_err(|s| anyhow!("the server refused: {}", s.message()))?.into_inner();
+    place.write(&Credentials { certificate: reply.certificate_pem, key }, ca).context("cannot write it")?;
+    tracing::info!(%module, "the registry here has its certificate");
+    Ok(())
 }
 
 /// Between two agents: a link that is gone without a word is noticed.

@@ -43,7 +43,7 @@ pub struct ServerConfig {
     pub listen: String,
     /// Where it listens for HTTP.
     pub http: String,
-    /// Where the registry's certificate is put when the server's module has a registry.
+    /// Where the registry's certificate is put on a module that has a registry.
     pub registry_tls: PathBuf,
     /// Where services get their addresses; apart from everything else that the modules reach.
     pub services: Subnet,
@@ -81,6 +81,8 @@ pub struct AgentConfig {
     pub cni_bin: PathBuf,
     /// The registry that images come from.
     pub registry: String,
+    /// Is there on a module that runs a registry.
+    pub registry_enabled: PathBuf,
     /// Registries that follow it, as HOST:PORT: asked when it does not answer.
     pub mirrors: Vec<String>,
     /// Directory on a tmpfs: network namespaces, addresses, the lease.
@@ -137,6 +139,7 @@ impl Default for AgentConfig {
             oci_runtime: "runc".into(),
             cni_bin: "/usr/lib/cni".into(),
             registry: "registry.spacecloud:5000".into(),
+            registry_enabled: "/etc/spacecloud/registry.enabled".into(),
             mirrors: Vec::new(),
             run: "/run/spacecloud".into(),
             cgroup: "/sys/fs/cgroup".into(),

@@ -250,14 +250,30 @@ impl Agents for Service {
             ));
         }
         let slot = u16::try_from(slot).map_err(|_| Status::invalid_argument("slot is out of range"))?;
-        let role = Role::Agent(Name::of_module(slot));
         let certificate_pem = self
             .pki
             .authority
-            .sign(&request_pem, &role)
+            .sign(&request_pem, &Name::of_module(slot))
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
         tracing::info!(slot, "a module joined");
         Ok(Response::new(v1::JoinReply { certificate_pem }))
+    }
+
+    async fn registry(
+        &self,
+        request: Request<v1::RegistryRequest>,
+    ) -> Result<Response<v1::RegistryReply>, Status> {
+        let Role::Agent(module) = role(&request)? else {
+            return Err(Status::permission_denied("a module's certificate is needed"));
+        };
+        let from = request.remote_addr().map(|address| address.ip());
+        let certificate_pem = self
+            .pki
+            .certify_registry(&request.get_ref().request_pem, &module, from)
+            .await
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        tracing::info!(%module, "its registry got a certificate");
+        Ok(Response::new(v1::RegistryReply { certificate_pem }))
     }
 
     type BundleStream = bundles::Parts;

@@ -1,18 +1,27 @@
 //! The server's secrets on disk: the CA, the join token, the registry's certificate, an admin's.
 
-use crate::{
-    config::Config,
-    files::{give_to, write_whole},
-};
+use crate::{config::Config, files::write_whole, registry_tls::RegistryTls};
 use anyhow::Context;
-use identity::{Authority, Credentials, Role, Token, fingerprint};
-use std::{fs, path::Path};
+use identity::{Authority, Credentials, IdentityError, Role, Token, fingerprint};
+use model::Name;
+use std::{fs, net::IpAddr, path::Path};
 
 pub(crate) struct Pki {
     pub(crate) authority: Authority,
     /// The server's certificate with the CA's behind it, so that a joining agent can check the CA against its token.
     pub(crate) server: Credentials,
     pub(crate) token: Token,
+    /// The host that all modules pull from.
+    registry: String,
+}
+
+fn registry_host(config: &Config) -> String {
+    config.agent.registry.split(':').next().unwrap_or_default().to_owned()
+}
+
+/// What a registry is called beside the cluster's name for it: those that follow are reached by their modules.
+fn names_beside(module: &Name) -> Vec<String> {
+    vec![module.to_string(), "localhost".into(), "127.0.0.1".into()]
 }
 
 const SECRET: u32 = 0o600;
@@ -31,9 +40,24 @@ impl Pki {
             .context("cannot write tls/ca.pem")?;
         let token = open_token(config, &authority)?;
         open_admin(config, &authority).context("cannot write the admin's credentials")?;
-        open_registry(&config.server.registry_tls, config, &authority)
-            .context("cannot write the registry's certificate")?;
-        Ok(Self { authority, server, token })
+        open_registry(config, &authority).context("cannot write the registry's certificate")?;
+        Ok(Self { authority, server, token, registry: registry_host(config) })
+    }
+
+    /// The certificate of the registry on another module. It bears the name that all pull from only if that name
+    /// leads to where the request came `from`: else any module could pass itself off as the cluster's registry.
+    pub(crate) async fn certify_registry(
+        &self,
+        request_pem: &str,
+        module: &Name,
+        from: Option<IpAddr>,
+    ) -> Result<String, IdentityError> {
+        let mut names = names_beside(module);
+        let leads = tokio::net::lookup_host((self.registry.as_str(), 0)).await;
+        if leads.is_ok_and(|mut leads| leads.any(|leads| from == Some(leads.ip()))) {
+            names.push(self.registry.clone());
+        }
+        self.authority.sign_as(request_pem, &Role::Registry(module.clone()), &names)
     }
 }
 
@@ -83,22 +107,16 @@ fn open_admin(config: &Config, authority: &Authority) -> anyhow::Result<()> {
     Ok(())
 }
 
-const REGISTRY_USER: &str = "space-registry";
-
-fn open_registry(directory: &Path, config: &Config, authority: &Authority) -> anyhow::Result<()> {
-    let (certificate, key) = (directory.join("registry.crt"), directory.join("registry.key"));
-    if key.exists() || directory.parent().is_none_or(|home| !home.exists()) {
+/// The certificate of a registry on the server's own module, which asks nobody.
+fn open_registry(config: &Config, authority: &Authority) -> anyhow::Result<()> {
+    let place = RegistryTls::of(config);
+    let Ok(module) = config.module() else { return Ok(()) };
+    if !place.is_missing() {
         return Ok(());
     }
-    let host = config.agent.registry.split(':').next().unwrap_or_default().to_owned();
-    let mut names = vec![host, "localhost".into(), "127.0.0.1".into()];
-    // Where another module's registry is the cluster's, agents reach this one as its follower, by its module.
-    names.extend(config.module().ok().map(|module| module.to_string()));
-    let issued = authority.issue(&Role::Server, &names)?;
-    write_whole(&certificate, PUBLIC, &format!("{}{}", issued.certificate, authority.certificate()))?;
-    give_to(directory, REGISTRY_USER)?;
-    write_whole(&key, SECRET, &issued.key)?;
-    give_to(&certificate, REGISTRY_USER)?;
-    give_to(&key, REGISTRY_USER)?;
+    let mut names = names_beside(&module);
+    names.push(registry_host(config));
+    let issued = authority.issue(&Role::Registry(module), &names)?;
+    place.write(&issued, authority.certificate())?;
     Ok(())
 }

@@ -85,10 +85,8 @@ fn main() {
     let rounds = std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS).max(1);
     for round in 1..=rounds {
         for load in LOADS.into_iter().filter(|load| wanted(load.name)) {
-            for kind in [Kind::Space, Kind::Docker, Kind::Nginx] {
-                if kind == Kind::Nginx && load.name != "raw" {
-                    continue;
-                }
+            let rival = if load.name == "raw" { Kind::Nginx } else { Kind::Docker };
+            for kind in [Kind::Space, rival] {
                 eprintln!("round {round} of {rounds}: {} with {}", load.name, kind.name());
                 let mut server = Server::start(kind);
                 let figures: Figures = (load.run)(&mut server);
@@ -98,25 +96,31 @@ fn main() {
             }
         }
     }
-    report(&all.into_iter().map(|(key, values)| (key, median(values))).collect());
+    report(&all);
 }
 
-fn report(figures: &BTreeMap<Key, f64>) {
-    println!("\n{:<52} {:>10} {:>10} {:>7}  wanted", "medians", "ours", "theirs", "ratio");
+fn report(all: &BTreeMap<Key, Vec<f64>>) {
+    println!("\n{:<52} {:>10} {:>10} {:>7}  {:<11} wanted", "medians", "ours", "theirs", "ratio", "by round");
     for Limit { figure, what, ratio, more, rival } in LIMITS {
-        let (Some(ours), Some(theirs)) = (figures.get(&(Kind::Space, figure)), figures.get(&(rival, figure)))
-        else {
+        let (Some(our), Some(their)) = (all.get(&(Kind::Space, figure)), all.get(&(rival, figure))) else {
             println!("{what:<52} was not measured");
             continue;
         };
+        let (ours, theirs) = (median(our.clone()), median(their.clone()));
+        let each = || our.iter().zip(their).map(|(ours, theirs)| ours / theirs);
+        let spread = format!(
+            "{:.2}..{:.2}",
+            each().fold(f64::INFINITY, f64::min),
+            each().fold(f64::NEG_INFINITY, f64::max)
+        );
         let found = ours / theirs;
         let met = if more { found >= ratio } else { found <= ratio };
         let sign = if more { ">=" } else { "<=" };
         let verdict = if met { "" } else { "  MISSED" };
-        println!("{what:<52} {ours:>10.1} {theirs:>10.1} {found:>7.2}  {sign} {ratio}{verdict}");
+        println!("{what:<52} {ours:>10.1} {theirs:>10.1} {found:>7.2}  {spread:<11} {sign} {ratio}{verdict}");
     }
     for (figure, what, most) in ABSOLUTE {
-        let found = figures.get(&(Kind::Space, figure)).copied().unwrap_or(f64::INFINITY);
+        let Some(found) = all.get(&(Kind::Space, figure)).cloned().map(median) else { continue };
         println!("{what:<52} {found:>10.1} {:>27}", if found < most { "met" } else { "MISSED" });
     }
 }

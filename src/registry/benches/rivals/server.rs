@@ -83,7 +83,7 @@ fn command(kind: Kind, at: &Path, port: u16) -> Command {
         Kind::Nginx => {
             let config = at.join("nginx.conf");
             let text = format!(
-                "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{ access_log off; sendfile on; tcp_nopush on; client_body_temp_path {at}/b; proxy_temp_path {at}/p; fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s; server {{ listen 127.0.0.1:{port}; root {root}; }} }}\n",
+                "daemon off;\nuser root;\nworker_processes auto;\npid {at}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{ access_log off; sendfile on; tcp_nopush on; client_body_temp_path {at}/b; proxy_temp_path {at}/p; fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s; server {{ listen 127.0.0.1:{port}; root {root}; }} }}\n",
                 at = at.display(),
                 root = root.display(),
             );
@@ -93,6 +93,14 @@ fn command(kind: Kind, at: &Path, port: u16) -> Command {
             command
         }
     }
+}
+
+fn cpu_of(process: u32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
+    // USER_HZ is 100 wherever Linux runs.
+    ticks * 10.0
 }
 
 impl Server {
@@ -122,13 +130,13 @@ impl Server {
         Connection::open(self.port).unwrap()
     }
 
-    /// Milliseconds of processor time so far.
+    /// Milliseconds of processor time so far, with that of its workers.
     pub fn cpu(&self) -> f64 {
-        let text = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
-        let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
-        // USER_HZ is 100 wherever Linux runs.
-        ticks * 10.0
+        let own = self.child.id();
+        let workers = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap();
+        let processes =
+            std::iter::once(own).chain(workers.split_whitespace().map(|pid| pid.parse().unwrap()));
+        processes.map(cpu_of).sum()
     }
 
     /// Forgets the highest resident size so far.
@@ -153,6 +161,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // Not killed at once: nginx ends its workers with itself.
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let end = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < end && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -29,7 +29,12 @@ pub(super) async fn changes(service: &Shared, query: &Query) -> Answer {
         let _ = timeout(wait, changed.changed()).await;
         feed = read().await?;
     }
-    serde_json::to_value(&feed).map(|value| json_response(&value)).map_err(|error| Refusal::internal(&error))
+    let mut told = serde_json::to_value(&feed).map_err(|error| Refusal::internal(&error))?;
+    // A registry that is told to follow itself finds out by this.
+    if let Some(told) = told.as_object_mut() {
+        told.insert("instance".into(), service.peers.instance().into());
+    }
+    Ok(json_response(&told))
 }
 
 /// `GET /v2/_space/usage`

@@ -6,7 +6,11 @@ use crate::{
     store::{Change, Feed},
 };
 use axum::http::HeaderMap;
-use std::{sync::Arc, time::Duration};
+use serde::Deserialize;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::{task::spawn_blocking, time::sleep};
 
 /// How long the peer keeps a request waiting for something new.
@@ -28,13 +32,24 @@ impl Place {
     }
 }
 
-/// Follows until the task is aborted.
+/// What a peer answers.
+#[derive(Debug, Deserialize)]
+struct Told {
+    /// Which process it is; older ones do not say.
+    #[serde(default)]
+    instance: String,
+    #[serde(flatten)]
+    feed: Feed,
+}
+
+/// Follows until the task is aborted, or the peer turns out to be this registry.
 pub(super) async fn forever(peers: Arc<Peers>, peer: Arc<Peer>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let followed = follow(&peers, &peer).await;
         peer.heard(followed.as_ref().err());
         match followed {
+            Ok(()) if peer.itself.load(Ordering::Relaxed) => return,
             Ok(()) => pause = FIRST_PAUSE,
             Err(error) => {
                 tracing::debug!(peer = peer.url, error = crate::serve::chain(&error), "following later");
@@ -50,11 +65,19 @@ async fn follow(peers: &Arc<Peers>, peer: &Peer) -> Result<(), PeerError> {
     let key = format!("followed {}", peer.url);
     let mut place = read(peers, peer, &key).await?;
     let path = |place: &Place, wait| format!("/v2/_space/changes?after={}&wait={wait}", place.seq);
-    let mut feed = ask(peer, &path(&place, WAIT)).await?;
+    // The first answer tells who it is, and need not be waited for.
+    let wait = if place.epoch.is_empty() { 0 } else { WAIT };
+    let Told { instance, mut feed } = ask(peer, &path(&place, wait)).await?;
+    if instance == peers.instance {
+        tracing::debug!(peer = peer.url, "this is the registry itself");
+        peer.itself.store(true, Ordering::Relaxed);
+        return Ok(());
+    }
     if feed.epoch != place.epoch {
         // Another history: from its beginning.
         place = Place { epoch: feed.epoch.clone(), seq: 0 };
-        feed = ask(peer, &path(&place, 0)).await?;
+        write(peers, peer, &key, &place).await?;
+        feed = ask(peer, &path(&place, 0)).await?.feed;
     }
     for change in &feed.changes {
         apply(peers, peer, change).await?;
@@ -64,7 +87,7 @@ async fn follow(peers: &Arc<Peers>, peer: &Peer) -> Result<(), PeerError> {
     Ok(())
 }
 
-async fn ask(peer: &Peer, path: &str) -> Result<Feed, PeerError> {
+async fn ask(peer: &Peer, path: &str) -> Result<Told, PeerError> {
     let wrong =
         |reason: String| PeerError::Content { url: peer.client.url().into(), path: path.into(), reason };
     let patience = Duration::from_secs(WAIT + 15);

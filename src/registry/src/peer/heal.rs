@@ -7,7 +7,7 @@ use std::sync::Arc;
 impl Peers {
     /// Fetches content that the disk has lost and verifies it; the peer that had it, if one did.
     pub(crate) async fn bring_back(&self, digest: &Digest, needs: &[Need]) -> Option<&str> {
-        for peer in self.all.iter().filter(|peer| !peer.is_let_alone()) {
+        for peer in self.others().filter(|peer| !peer.is_let_alone()) {
             for need in needs {
                 match self.bring_from(peer, digest, need).await {
                     Ok(true) => return Some(&peer.url),

@@ -63,6 +63,8 @@ pub(crate) struct Peer {
     url: String,
     /// Whether it does not answer.
     lost: AtomicBool,
+    /// Whether it has turned out to be this registry: one list can name all of a chassis, and be on each module.
+    itself: AtomicBool,
     /// When it could last not be reached at all.
     unreached: Mutex<Option<Instant>>,
     /// Told when it answers again.
@@ -73,6 +75,8 @@ pub(crate) struct Peer {
 #[derive(Debug)]
 pub(crate) struct Peers {
     all: Vec<Arc<Peer>>,
+    /// Another one at each start.
+    instance: String,
     store: Arc<Store>,
     copied: AtomicU64,
     /// What is being fetched because somebody asked for it.
@@ -118,11 +122,23 @@ impl Peers {
         let (mut all, returned) = (Vec::new(), Arc::new(Notify::new()));
         for replica in replicas {
             let client = Client::new(replica, own)?;
-            let (lost, unreached) = (AtomicBool::new(false), Mutex::default());
+            let (lost, itself, unreached) =
+                (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
             let (url, returned) = (replica.url.clone(), returned.clone());
-            all.push(Arc::new(Peer { client, url, lost, unreached, returned }));
+            all.push(Arc::new(Peer { client, url, lost, itself, unreached, returned }));
         }
-        Ok(Self { all, store, copied: AtomicU64::new(0), fetching: Mutex::default(), returned })
+        let (instance, copied) = (format!("{:032x}", rand::random::<u128>()), AtomicU64::new(0));
+        Ok(Self { all, instance, store, copied, fetching: Mutex::default(), returned })
+    }
+
+    /// What this process is told apart by from others.
+    pub(crate) fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Without this one.
+    fn others(&self) -> impl Iterator<Item = &Arc<Peer>> {
+        self.all.iter().filter(|peer| !peer.itself.load(Ordering::Relaxed))
     }
 
     /// Follows each of them for as long as the answer lives.
@@ -136,7 +152,7 @@ impl Peers {
 
     /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
-        self.all.is_empty()
+        self.others().next().is_none()
     }
 
     /// Waits until one that did not answer does so again.
@@ -146,9 +162,10 @@ impl Peers {
 
     /// How many are reached and how many are not.
     pub(crate) fn state(&self) -> (u64, u64) {
-        let lost = self.all.iter().filter(|peer| peer.lost.load(Ordering::Relaxed));
-        let lost = u64::try_from(lost.count()).unwrap_or_default();
-        (u64::try_from(self.all.len()).unwrap_or_default().saturating_sub(lost), lost)
+        let (lost, reached): (Vec<_>, Vec<_>) =
+            self.others().partition(|peer| peer.lost.load(Ordering::Relaxed));
+        let count = |peers: Vec<_>| u64::try_from(peers.len()).unwrap_or_default();
+        (count(reached), count(lost))
     }
 
     /// How many manifests were copied since the start.
@@ -170,7 +187,7 @@ impl Peers {
             }
         }
         let path = head.uri.path_and_query()?.as_str();
-        for peer in self.all.iter().filter(|peer| !peer.is_let_alone()) {
+        for peer in self.others().filter(|peer| !peer.is_let_alone()) {
             let asked = peer.client.send(head.method.clone(), path, headers.clone(), client::ANSWER).await;
             peer.heard(asked.as_ref().err());
             if let Ok(answer) = asked
@@ -196,7 +213,7 @@ impl Peers {
         }
         let peers = self.clone();
         tokio::spawn(async move {
-            for peer in &peers.all {
+            for peer in peers.others() {
                 match copy::image(&peers, peer, &repository, &reference, None).await {
                     Ok(true) => break,
                     Ok(false) => {}

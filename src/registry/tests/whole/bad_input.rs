@@ -132,6 +132,27 @@ fn slow_clients_do_not_keep_others_waiting() {
 }
 
 #[test]
+fn an_upload_that_falls_silent_ends_and_leaves_nothing() {
+    let root = tempdir().unwrap();
+    let registry = Registry::start(root.path());
+    let content = noise(8, 100_000);
+    let mut stream = TcpStream::connect(("127.0.0.1", registry.port)).unwrap();
+    let digest = sha256(&content);
+    let head = format!(
+        "POST /v2/a/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&content[..60_000]).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    let mut answer = vec![0; 4096];
+    let count = stream.read(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("BLOB_UPLOAD_INVALID"), "{answer}");
+    assert!(std::fs::read_dir(root.path().join("uploads")).unwrap().next().is_none());
+    assert_eq!(registry.json("/v2/_space/usage")["uploading"], 0);
+}
+
+#[test]
 fn a_range_is_sent_as_asked_for_over_one_connection() {
     let root = tempdir().unwrap();
     let registry = Registry::start(root.path());

@@ -105,6 +105,57 @@ fn skopeo_copies_lists_and_deletes() {
     assert_eq!(registry.status("/v2/flight/docker/manifests/2"), 404);
 }
 
+/// An OCI layout whose tag `sbom` leads to an artifact about `subject`.
+fn artifact(directory: &Path, subject: &str, size: usize) -> String {
+    layout(directory, b"{\"spdxVersion\":\"SPDX-2.3\"}");
+    let index = fs::read_to_string(directory.join("index.json")).unwrap();
+    let mut index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    let blob = |digest: &str| directory.join("blobs/sha256").join(&digest[7..]);
+    let image = fs::read_to_string(blob(index["manifests"][0]["digest"].as_str().unwrap())).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_str(&image).unwrap();
+    manifest["artifactType"] = "application/spdx+json".into();
+    manifest["subject"] = serde_json::json!({"mediaType": INDEX, "digest": subject, "size": size});
+    let text = manifest.to_string();
+    let digest = sha256(text.as_bytes());
+    fs::write(blob(&digest), &text).unwrap();
+    let name = serde_json::json!({"org.opencontainers.image.ref.name": "sbom"});
+    index["manifests"] = serde_json::json!([
+        {"mediaType": MANIFEST, "digest": digest, "size": text.len(), "annotations": name}
+    ]);
+    fs::write(directory.join("index.json"), index.to_string()).unwrap();
+    digest
+}
+
+#[test]
+fn skopeo_brings_an_artifact_that_refers_to_an_index() {
+    let (root, home) = (tempdir().unwrap(), tempdir().unwrap());
+    let registry = Registry::start(root.path());
+    let index = multi_arch(&home.path().join("all"));
+    let size = fs::read(home.path().join("all/blobs/sha256").join(&index[7..])).unwrap().len();
+    let sbom = artifact(&home.path().join("sbom"), &index, size);
+    let target = |name: &str, tag: &str| format!("docker://127.0.0.1:{}/flight/{name}:{tag}", registry.port);
+    let copy = |from: &str, to: &str| {
+        let options = ["copy", "--all", "--preserve-digests", "--src-tls-verify=false"];
+        skopeo(&home, &[&options[..], &["--dest-tls-verify=false", from, to]].concat());
+    };
+    // In either order: here the artifact comes before what it is about.
+    copy(&format!("oci:{}:sbom", home.path().join("sbom").display()), &target("app", "sbom"));
+    copy(&format!("oci:{}:all", home.path().join("all").display()), &target("app", "1"));
+    let about = |name: &str| {
+        let list = registry
+            .json(&format!("/v2/flight/{name}/referrers/{index}?artifactType=application%2Fspdx%2Bjson"));
+        let found = list["manifests"].as_array().unwrap().iter();
+        found.map(|entry| entry["digest"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(about("app"), [sbom.as_str()]);
+    copy(&target("app", "1"), &target("copy", "1"));
+    assert!(about("copy").is_empty(), "it was not copied");
+    copy(&target("app", "sbom"), &target("copy", "sbom"));
+    assert_eq!(about("copy"), [sbom.as_str()]);
+    skopeo(&home, &["delete", "--tls-verify=false", &target("app", "sbom")]);
+    assert_eq!((about("app"), about("copy")), (vec![], vec![sbom]));
+}
+
 /// A layer that can be unpacked.
 fn tar(home: &TempDir) -> Vec<u8> {
     let directory = home.path().join("layer");

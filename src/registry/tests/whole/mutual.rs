@@ -95,6 +95,26 @@ fn brought_back(registry: &Registry, count: u32) {
     });
 }
 
+/// Each module of a chassis can have the same configuration.
+#[test]
+fn one_list_serves_all_that_are_on_it() {
+    let [one, two] = [Place::new(), Place::new()];
+    let (first, second) = (one.start("", &[&one, &two]), two.start("", &[&one, &two]));
+    let (layer, _) = first.push_image("app", "of-one", 1);
+    let (other, _) = second.push_image("app", "of-two", 2);
+    settled(&[&first, &second]);
+    for registry in [&first, &second] {
+        for path in [format!("/v2/app/blobs/{layer}"), format!("/v2/app/blobs/{other}")] {
+            assert!(is_here(registry, &path), "{path}");
+        }
+        wait_for("one other, reached", || {
+            let metrics = String::from_utf8(body(&mut registry.get("/metrics"))).unwrap();
+            let counted = ["space_registry_peers_reached 1\n", "space_registry_peers_lost 0\n"];
+            counted.iter().all(|line| metrics.contains(line)).then_some(())
+        });
+    }
+}
+
 #[test]
 fn a_deletion_wins_over_those_who_were_away() {
     let [one, two, three] = [Place::new(), Place::new(), Place::new()];

@@ -228,12 +228,23 @@ fn a_push_beyond_the_quota_is_refused_early_and_leaves_nothing() {
     registry.push_image("a", "w", 5);
 }
 
-/// A file system of its own, gone with the process that mounted it. Not root: in a namespace where one is.
+/// A file system of its own, gone with the process that mounted it: ext4 in a file. Who is not root is that in a
+/// namespace, where only one in memory can be mounted.
 fn on_a_small_disk(home: &TempDir) -> Registry {
     let (disk, port) = (home.path().join("disk"), home.path().join("port"));
     fs::create_dir(&disk).unwrap();
+    let is_root = nix::unistd::geteuid().is_root();
+    let source = if is_root {
+        let file = home.path().join("ext4");
+        fs::File::create(&file).unwrap().set_len(10 << 20).unwrap();
+        let made = Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&file).status().unwrap();
+        assert!(made.success());
+        format!("-o loop {}", file.display())
+    } else {
+        "-t tmpfs -o size=4m tmpfs".into()
+    };
     let script = format!(
-        "mount -t tmpfs -o size=4m tmpfs {disk} && exec {program} serve --config {config} --insecure-http --port-file {port}",
+        "mount {source} {disk} && exec {program} serve --config {config} --insecure-http --port-file {port}",
         disk = disk.display(),
         program = program(),
         config = home.path().join("registry.toml").display(),
@@ -246,7 +257,7 @@ fn on_a_small_disk(home: &TempDir) -> Registry {
     fs::write(home.path().join("registry.toml"), text).unwrap();
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "--propagation", "private"]);
-    if !nix::unistd::geteuid().is_root() {
+    if !is_root {
         unshare.args(["--user", "--map-root-user"]);
     }
     let child = unshare.args(["sh", "-c", &script]).stderr(Stdio::null()).spawn().unwrap();
@@ -264,7 +275,7 @@ fn a_full_disk_is_an_error_and_not_the_end() {
     let registry = on_a_small_disk(&home);
     let (layer, _) = registry.push_image("a", "v", 3);
     for seed in 0..3 {
-        let large = noise(seed, 5_000_000);
+        let large = noise(seed, 12_000_000);
         let url = registry.url(&format!("/v2/a/blobs/uploads/?digest={}", sha256(&large)));
         let mut answer = client().post(&url).send(&large[..]).unwrap();
         assert_eq!((answer.status().as_u16(), code(&mut answer).as_str()), (507, "DENIED"));
