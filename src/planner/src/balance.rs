@@ -86,12 +86,15 @@ impl Core {
 
     /// It is stopping, or its successor is on the way: its weight no longer counts.
     fn leaves(&self, instance: &Instance) -> bool {
-        instance.is_leaving() || self.instances.values().any(|i| i.replaces.as_ref() == Some(&instance.id))
+        instance.is_leaving()
+            || self
+                .instances_of_replica(instance.id.replica())
+                .any(|i| i.replaces.as_ref() == Some(&instance.id))
     }
 
     /// Its replica has another instance, starting or stopping: one move at a time.
     pub(crate) fn moving(&self, id: &InstanceId) -> bool {
-        self.instances.keys().any(|other| other != id && other.replica() == id.replica())
+        self.instances_of_replica(id.replica()).any(|other| other.id != *id)
     }
 
     /// For status displays: every module's load.

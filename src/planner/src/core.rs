@@ -335,6 +335,24 @@ impl Core {
         }
     }
 
+    /// The instances of one app: neighbours in the order of their ids, so that no look goes past all the others.
+    pub(crate) fn instances_of(&self, app: &Name) -> impl Iterator<Item = &Instance> {
+        let own = app.clone();
+        self.instances
+            .range(InstanceId::new(ReplicaId { app: app.clone(), number: 0 }, 0)..)
+            .take_while(move |(id, _)| id.replica().app == own)
+            .map(|(_, instance)| instance)
+    }
+
+    /// The instances of one replica: one, and for the time of a move or of a start anew another.
+    pub(crate) fn instances_of_replica(&self, replica: &ReplicaId) -> impl Iterator<Item = &Instance> {
+        let own = replica.clone();
+        self.instances
+            .range(InstanceId::new(replica.clone(), 0)..)
+            .take_while(move |(id, _)| *id.replica() == own)
+            .map(|(_, instance)| instance)
+    }
+
     pub(crate) fn has_changes(&self) -> bool {
         !self.changed.is_empty()
     }

@@ -32,15 +32,13 @@ impl Core {
     /// The modules that come first after those that run it, by an order that is the app's own and does not
     /// change with loads: an image is not to be pulled here and there with every start elsewhere.
     fn standbys(&self, spec: &AppSpec) -> Vec<&Name> {
-        let runs_it = |module: &Name| {
-            self.instances.values().any(|i| i.module.as_ref() == Some(module) && i.spec.name == spec.name)
-        };
+        let runs: BTreeSet<&Name> = self.instances_of(&spec.name).filter_map(|i| i.module.as_ref()).collect();
         let wanted = &spec.placement;
         let allowed = |m: &&Module| {
             (wanted.modules.is_empty() || wanted.modules.contains(&m.name))
                 && wanted.labels.iter().all(|(key, value)| m.labels.get(key) == Some(value))
                 && crate::place::too_small(m, spec).is_none()
-                && !runs_it(&m.name)
+                && !runs.contains(&m.name)
         };
         let mut modules: Vec<(u64, &Name)> = self
             .modules

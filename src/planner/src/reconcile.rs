@@ -130,7 +130,7 @@ impl Core {
         for app in apps {
             for number in 1..=self.wanted(&app) {
                 let replica = ReplicaId { app: app.name().clone(), number };
-                if !self.instances.values().any(|i| *i.id.replica() == replica) {
+                if self.instances_of_replica(&replica).next().is_none() {
                     self.create(&replica, None, "new replica");
                 }
             }

@@ -54,8 +54,8 @@ impl Core {
         }
         let rolling: Vec<App> = self.apps.values().filter(|a| a.rollout.is_some()).cloned().collect();
         for app in rolling {
-            let new = |i: &&Instance| i.spec.name == *app.name() && i.revision == app.revision;
-            let late = self.instances.values().filter(new).find(|i| {
+            let new = |i: &&Instance| i.revision == app.revision;
+            let late = self.instances_of(app.name()).filter(new).find(|i| {
                 let began = self.unproven.get(&i.id);
                 !i.is_leaving()
                     && began.is_some_and(|at| self.now.mono.saturating_sub(*at) > app.spec.update.within.0)
@@ -66,7 +66,7 @@ impl Core {
                 }
                 continue;
             }
-            let own = self.instances.values().filter(|i| i.spec.name == *app.name());
+            let own = self.instances_of(app.name());
             let all: Vec<bool> =
                 own.map(|i| i.revision == app.revision && i.is_ready() && !i.draining).collect();
             // One that has stopped may not have its successor yet. An app without replicas proves nothing: what ran before
@@ -97,12 +97,8 @@ impl Core {
         };
         let name = app.name().clone();
         self.put_app(App { spec, revision: rollout.previous_revision, rollout: None, note: text, ..app });
-        let successors: Vec<InstanceId> = self
-            .instances
-            .values()
-            .filter(|i| i.spec.name == name && i.replaces.is_some())
-            .map(|i| i.id.clone())
-            .collect();
+        let successors: Vec<InstanceId> =
+            self.instances_of(&name).filter(|i| i.replaces.is_some()).map(|i| i.id.clone()).collect();
         for id in successors {
             self.stop(&id);
         }
@@ -125,7 +121,7 @@ impl Core {
     }
 
     fn roll_one(&mut self, app: &App) {
-        let own: Vec<&Instance> = self.instances.values().filter(|i| i.spec.name == *app.name()).collect();
+        let own: Vec<&Instance> = self.instances_of(app.name()).collect();
         let mut outdated: Vec<Instance> = own
             .iter()
             .filter(|i| i.revision != app.revision && !i.is_leaving() && !self.moving(&i.id))

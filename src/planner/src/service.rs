@@ -183,9 +183,8 @@ impl Core {
     fn service(&self, app: &model::App) -> Option<Service> {
         let address: Ipv4Addr = app.service_address.parse().ok()?;
         let ready: Vec<(&Instance, &Name, Ipv4Addr)> = self
-            .instances
-            .values()
-            .filter(|i| i.spec.name == app.spec.name && i.is_ready())
+            .instances_of(&app.spec.name)
+            .filter(|i| i.is_ready())
             .filter_map(|i| Some((i, i.module.as_ref()?, i.address.parse().ok()?)))
             .collect();
         let heard = |module: &Name| {
