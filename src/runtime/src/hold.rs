@@ -7,7 +7,7 @@
 //!  open ──► no new connections: those that have come are accepted ──► nothing in, nothing out
 //! ```
 
-use crate::{RuntimeError, roaming::in_namespace};
+use crate::{RuntimeError, namespace::in_namespace};
 use std::{
     io::{self, Write},
     path::Path,

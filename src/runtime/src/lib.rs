@@ -17,6 +17,7 @@ mod hold;
 mod image;
 mod live;
 mod logs;
+mod namespace;
 mod network;
 mod pull;
 mod registries;

@@ -1,11 +1,8 @@
 //! An instance's network: a namespace, the CNI bridge plugin with host-local addresses, and portmap.
 
-use crate::{RuntimeError, Services, hold, reserve, roaming};
+use crate::{RuntimeError, Services, hold, namespace, reserve, roaming};
 use model::{AppSpec, InstanceId, Roaming, Subnet};
-use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, unshare},
-};
+use nix::mount::{MntFlags, umount2};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -69,14 +66,14 @@ impl Network {
         keeps: Option<Ipv4Addr>,
     ) -> Result<String, RuntimeError> {
         let path = self.namespace(id);
-        tokio::task::spawn_blocking(move || make_namespace(&path)).await.map_err(|e| {
+        tokio::task::spawn_blocking(move || namespace::make(&path)).await.map_err(|e| {
             RuntimeError::Plugin {
                 plugin: "namespace".into(),
                 instance: id.to_string(),
                 reason: e.to_string(),
             }
         })??;
-        self.run("loopback", "ADD", id, &self.config("loopback")).await?;
+        namespace::wake_loopback(&self.namespace(id)).await?;
         let mut result = self.run("bridge", "ADD", id, &self.config("bridge")).await?;
         if let (Some(address), Some(given)) = (keeps, result.pointer_mut("/ips/0/address")) {
             *given = json!(format!("{address}/32"));
@@ -237,14 +234,13 @@ impl Network {
         config: &Value,
     ) -> Result<Value, RuntimeError> {
         let program = self.plugins.join(plugin);
-        let interface = if plugin == "loopback" { "lo" } else { "eth0" };
         let failed =
             |reason: String| RuntimeError::Plugin { plugin: plugin.into(), instance: id.to_string(), reason };
         let mut child = Command::new(&program)
             .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", id.to_string())
             .env("CNI_NETNS", self.namespace(id))
-            .env("CNI_IFNAME", interface)
+            .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", &self.plugins)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -290,31 +286,4 @@ fn port_mappings(spec: &AppSpec) -> Vec<Value> {
             p.host.map(|host| json!({ "hostPort": host, "containerPort": p.container, "protocol": protocol }))
         })
         .collect()
-}
-
-/// A network namespace that lives as long as its file is mounted. Must run on a thread that may be thrown away:
-/// it moves its thread into the new namespace and back.
-fn make_namespace(path: &Path) -> Result<(), RuntimeError> {
-    let os = |operation: &'static str, path: &Path| {
-        let path = path.to_owned();
-        move |errno: nix::Error| RuntimeError::Io { operation, path, source: errno.into() }
-    };
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(RuntimeError::io("create", parent))?;
-    }
-    fs::write(path, "").map_err(RuntimeError::io("create", path))?;
-    let target = path.to_owned();
-    let made = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).map_err(os("make a network namespace for", &target))?;
-        let own = Path::new("/proc/thread-self/ns/net");
-        mount(Some(own), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(os("mount", &target))
-    })
-    .join();
-    made.unwrap_or_else(|_| {
-        Err(RuntimeError::Io {
-            operation: "mount",
-            path: path.to_owned(),
-            source: std::io::ErrorKind::Other.into(),
-        })
-    })
 }

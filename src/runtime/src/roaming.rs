@@ -10,7 +10,7 @@
 //! The routes carry a protocol number of their own, so that those which nobody wants any more are found and removed,
 //! whoever has set them.
 
-use crate::{BRIDGE, RuntimeError, announce::announce};
+use crate::{BRIDGE, RuntimeError, announce::announce, namespace::inside};
 use futures_util::TryStreamExt;
 use model::Roaming;
 use rtnetlink::{
@@ -165,40 +165,6 @@ pub(crate) async fn readdress(
     inside(namespace, async move |handle| change(&handle, address, gateway).await.map_err(io::Error::other))
         .await
         .map_err(RuntimeError::io("change the address in", namespace))
-}
-
-/// Asks the kernel for something from inside a network namespace.
-async fn inside(
-    namespace: &Path,
-    work: impl AsyncFnOnce(Handle) -> io::Result<()> + Send + 'static,
-) -> io::Result<()> {
-    let path = namespace.to_owned();
-    let there = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let (connection, handle, _) = rtnetlink::new_connection()?;
-            let connection = tokio::spawn(connection);
-            let outcome = work(handle).await;
-            connection.abort();
-            outcome
-        })
-    };
-    let outcome = tokio::task::spawn_blocking(move || in_namespace(&path, there)).await;
-    outcome.unwrap_or_else(|_| Err(io::Error::other("the thread that does it ended")))
-}
-
-/// Does something on a thread that lives in a network namespace and ends with it.
-pub(crate) fn in_namespace<T: Send + 'static>(
-    namespace: &Path,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let file = fs::File::open(namespace)?;
-    let inside = move || {
-        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
-        work()
-    };
-    let ended = std::thread::spawn(inside).join();
-    ended.unwrap_or_else(|_| Err(io::Error::other("the thread that does it panicked")))
 }
 
 async fn change(handle: &Handle, address: Ipv4Addr, gateway: Ipv4Addr) -> Result<(), rtnetlink::Error> {

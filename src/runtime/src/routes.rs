@@ -30,7 +30,7 @@ pub async fn set_routes(peers: &[(String, String)]) -> Result<(), RuntimeError> 
 }
 
 /// The loopback interface, in every network namespace.
-const LOOPBACK: u32 = 1;
+pub(crate) const LOOPBACK: u32 = 1;
 
 /// The module's own programs need some route to a service before nftables can send them to an endpoint. Theirs
 /// leads nowhere; what counts is that they speak from `address`, which the other modules can answer to.
