@@ -105,7 +105,7 @@ impl Place<'_> {
         if record.len() == header.len() {
             return Ok(());
         }
-        let key = header.get(record.len()).or_else(|| header.iter().last()).unwrap_or_default();
+        let key = header.get(record.len()).or_else(|| header.iter().next_back()).unwrap_or_default();
         Err(self.refuse(key, format!("the row has {} fields, the header {}", record.len(), header.len())))
     }
 
