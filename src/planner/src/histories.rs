@@ -322,6 +322,20 @@ fn cases() -> u32 {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(32) })]
+
+    #[test]
+    fn the_same_history_leads_to_the_same_state(acts in prop::collection::vec(act(), 1..30)) {
+        let play = || {
+            let mut bench = Bench::new(&[3, 3]);
+            acts.iter().for_each(|act| perform(&mut bench, act.clone()));
+            format!("{:?}", bench.core)
+        };
+        prop_assert_eq!(play(), play());
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
