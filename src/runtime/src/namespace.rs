@@ -8,8 +8,7 @@ use nix::{
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 use std::{fs, io, path::Path};
 
-/// A network namespace that lives as long as its file is mounted. Must run on a thread that may be thrown away:
-/// it moves its thread into the new namespace and back.
+/// A network namespace that lives as long as its file is mounted. It is made on a thread that ends with that. Blocks.
 pub(crate) fn make(path: &Path) -> Result<(), RuntimeError> {
     let os = |operation: &'static str, path: &Path| {
         let path = path.to_owned();
