@@ -8,7 +8,8 @@ use netlink_packet_core::{
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     conntrack::{
-        self, ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Tuple,
+        self, ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Status,
+        Tuple,
     },
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
@@ -23,6 +24,8 @@ const CTA_ID: u16 = 12;
 const CTA_MARK_MASK: u16 = 21;
 /// enum tcp_conntrack: from SYN_SENT to LAST_ACK there is somebody who waits for something.
 const ALIVE: std::ops::RangeInclusive<u8> = 1..=6;
+/// A flow of UDP has no end that anybody could see: after so many seconds without a datagram nobody waits for one.
+const SILENT: u32 = 5;
 const BUFFER: usize = 64 << 10;
 const ENOENT: i32 = 2;
 
@@ -41,8 +44,7 @@ pub(crate) struct Flow {
     pub(crate) asked: Place,
     /// Who answers: the endpoint that a service's address was translated to.
     pub(crate) endpoint: Place,
-    /// It is being opened, used or closed; not merely remembered. A flow of UDP has no end that anybody could see: it is
-    /// alive as long as it is remembered.
+    /// It is being opened, used or closed; not merely remembered.
     pub(crate) alive: bool,
 }
 
@@ -80,10 +82,11 @@ impl Conntrack {
             let mask = DefaultNla::new(CTA_MARK_MASK, mask.to_be_bytes().to_vec());
             vec![ConntrackAttribute::CtaMark(mark), ConntrackAttribute::Other(mask)]
         });
+        let memory = Memory::read().map_err(RuntimeError::conntrack("list"))?;
         let mut flows = Vec::new();
         self.ask(ConntrackMessage::Get(attributes), NLM_F_DUMP, |message| {
             if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner {
-                flows.extend(flow(attributes));
+                flows.extend(flow(attributes, &memory));
             }
         })
         .map_err(RuntimeError::conntrack("list"))?;
@@ -138,9 +141,33 @@ impl Conntrack {
     }
 }
 
-fn flow(attributes: Vec<ConntrackAttribute>) -> Option<Flow> {
+/// For how many seconds the kernel remembers a flow of UDP after its last datagram.
+struct Memory {
+    usual: u32,
+    /// Both sides have talked for a while.
+    stream: u32,
+}
+
+impl Memory {
+    fn read() -> io::Result<Self> {
+        let read = |name: &str| {
+            let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}"))?;
+            text.trim().parse().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+        };
+        Ok(Self { usual: read("udp_timeout")?, stream: read("udp_timeout_stream")? })
+    }
+
+    /// Whether there was a datagram lately in a flow that is remembered for so much longer.
+    fn is_recent(&self, status: Status, left: u32) -> bool {
+        let whole = if status.contains(Status::Assured) { self.stream } else { self.usual };
+        whole.saturating_sub(left) < SILENT
+    }
+}
+
+fn flow(attributes: Vec<ConntrackAttribute>, memory: &Memory) -> Option<Flow> {
     let (mut original, mut asked, mut endpoint) = (None, None, None);
     let (mut id, mut mark, mut alive) = (0, 0, false);
+    let (mut status, mut left) = (Status::empty(), u32::MAX);
     for attribute in attributes {
         match attribute {
             ConntrackAttribute::CtaTupleOrig(tuple) => {
@@ -157,6 +184,8 @@ fn flow(attributes: Vec<ConntrackAttribute>) -> Option<Flow> {
                 });
             }
             ConntrackAttribute::CtaMark(value) => mark = value,
+            ConntrackAttribute::CtaStatus(value) => status = value,
+            ConntrackAttribute::CtaTimeout(seconds) => left = seconds,
             ConntrackAttribute::Other(other) if other.kind() == CTA_ID => {
                 let mut bytes = [0; 4];
                 if other.value_len() == bytes.len() {
@@ -168,7 +197,10 @@ fn flow(attributes: Vec<ConntrackAttribute>) -> Option<Flow> {
         }
     }
     let endpoint: Place = endpoint?;
-    let alive = alive || endpoint.0 == Protocol::Udp;
+    let alive = match endpoint.0 {
+        Protocol::Tcp => alive,
+        Protocol::Udp => memory.is_recent(status, left),
+    };
     Some(Flow { original: original?, id, mark, asked: asked?, endpoint, alive })
 }
 

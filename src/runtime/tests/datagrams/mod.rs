@@ -115,6 +115,34 @@ fn a_flow_stays_until_its_endpoint_is_gone_and_then_finds_another() {
     });
 }
 
+/// The kernel remembers both for much longer than a drain waits: the one of many datagrams for two minutes.
+#[test]
+fn a_drain_does_not_wait_for_flows_that_are_silent() {
+    isolated("datagrams::a_drain_does_not_wait_for_flows_that_are_silent", || {
+        let mut endpoints = three_pods();
+        set(&table(Policy::RoundRobin, &endpoints[2..]));
+        let clients = ["p13", "m1"].map(|from| Client::new(from, VIRTUAL));
+        let ask_all = || clients.iter().for_each(|client| assert_eq!(client.ask().unwrap(), "p22"));
+        ask_all();
+        endpoints[2].draining = true;
+        set(&table(Policy::RoundRobin, &endpoints));
+        let open = || counted(2, &endpoints[2], Protocol::Udp);
+        // The second goes on for so long that it is a stream to the kernel.
+        let end = Instant::now() + Duration::from_secs(7);
+        while Instant::now() < end {
+            assert_eq!(clients[1].ask().unwrap(), "p22");
+            assert!(open() > 0, "one of them goes on");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        assert_eq!(open(), 1, "the other has been silent");
+        let silent = Instant::now();
+        until("both are silent", || open() == 0);
+        assert!(silent.elapsed() > Duration::from_secs(3) && silent.elapsed() < Duration::from_secs(25));
+        ask_all();
+        assert_eq!(open(), 2, "they are still the kernel's, and go where they went");
+    });
+}
+
 #[test]
 fn who_asked_before_there_was_an_answer_gets_it_when_there_is() {
     isolated("datagrams::who_asked_before_there_was_an_answer_gets_it_when_there_is", || {
