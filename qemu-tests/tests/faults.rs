@@ -4,6 +4,7 @@
 //! seconds. Needs root, as namespaces do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod ground;
 #[path = "faults/rig.rs"]
 mod rig;
 #[path = "faults/unfit.rs"]
@@ -13,8 +14,8 @@ use api::v1::Snapshot;
 use model::Span;
 use rig::{PATIENCE, Rig};
 use spacesim::bench::{self, Options};
-use spacesim::{BackplaneKind, ChassisFile, Weather, cluster::all_ready, within};
-use std::{path::Path, time::Duration};
+use spacesim::{BackplaneKind, Weather, cluster::all_ready, within};
+use std::time::Duration;
 
 /// `once` may never run twice; `web` has a service and moves without a gap.
 const APPS: &str = r#"
@@ -152,8 +153,7 @@ fn moves_end_as_asked_whatever_breaks_meanwhile() {
 #[test]
 fn a_client_notices_no_planned_move_and_little_of_a_loss() {
     let dir = tempfile::Builder::new().prefix("calls-").tempdir().unwrap();
-    let chassis =
-        ChassisFile::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("chassis/three.toml")).unwrap();
+    let chassis = ground::three();
     let options =
         Options { backplane: BackplaneKind::Netns, dir: dir.path().to_owned(), chassis, runs: 1, swarm: 0 };
     let say = &mut |text: &str| eprintln!("{text}");

@@ -4,15 +4,11 @@
 //! On namespaces, with a process that has no sockets: criu 4.1 cannot take those along on every host's kernel.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod ground;
+
 use api::v1::{Event, Instance, Snapshot};
-use spacesim::{
-    BackplaneKind, Chassis, ChassisFile, Plan, Times,
-    cluster::Cluster,
-    image,
-    scenario::{boot_limit, provision, push},
-    twin, wait_until, within,
-};
-use std::{path::Path, time::Instant};
+use ground::Ground;
+use spacesim::{BackplaneKind, Chassis, Times, cluster::Cluster, wait_until, within};
 
 const APPS: &str = r#"
 [[app]]
@@ -29,9 +25,9 @@ migration = { planned = "live" }
 "#;
 
 struct Rig<'a> {
+    ground: &'a Ground,
     chassis: &'a Chassis,
     cluster: &'a Cluster,
-    powered: Instant,
 }
 
 /// What an instance last said of itself: when, and what it has counted in memory.
@@ -43,7 +39,7 @@ struct Said {
 
 impl Rig<'_> {
     fn say(&self, text: &str) {
-        eprintln!("[{:6.1} s] {text}", self.powered.elapsed().as_secs_f64());
+        self.ground.say(text);
     }
 
     /// The first and the last line of an instance's output on a module.
@@ -141,25 +137,14 @@ fn event<'a>(snapshot: &'a Snapshot, subject: &str, reason: &str) -> Option<&'a 
 
 #[test]
 fn a_process_goes_on_on_another_module_and_one_that_cannot_says_why() {
-    let mut file =
-        ChassisFile::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("chassis/three.toml")).unwrap();
+    let mut file = ground::three();
     file.slots.truncate(2);
-    let image =
-        twin::ensure(&mut |step| eprintln!("image: {} ({}/{})", step.name, step.done, step.total)).unwrap();
-    let app = image::demo::demo_app(&image::default_cache().unwrap()).unwrap();
-    let dir = tempfile::Builder::new().prefix("live-").tempdir().unwrap();
-    let mut plan = Plan::new(file, image, dir.path()).on(BackplaneKind::Netns);
-    let papers = provision(&mut plan).unwrap();
-    let powered = Instant::now();
-    let chassis = Chassis::power_on(plan).unwrap();
-    let ground = chassis.module(1).unwrap().ground();
-    let address = format!("127.0.0.1:{}", ground.grpc);
-    let operator = dir.path().join("operator");
-    papers.write_client(&operator, &address).unwrap();
-    let cluster = Cluster::connect(&operator, &address, boot_limit()).unwrap();
-    let rig = Rig { chassis: &chassis, cluster: &cluster, powered };
+    let ground = Ground::new(file, BackplaneKind::Netns);
+    let cluster = ground.connect();
+    let chassis = &ground.chassis;
+    let rig = Rig { ground: &ground, chassis, cluster: &cluster };
     rig.wait("both modules are ready", |s| s.modules.iter().filter(|m| m.state == "ready").count() == 2);
-    push(ground.registry, &operator, &app).unwrap();
+    ground.push(1);
     cluster.drain("module-1", true).unwrap();
     cluster.apply(APPS).unwrap();
     rig.wait("both run on module-2", |s| all_on(s, "module-2"));

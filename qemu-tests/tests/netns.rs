@@ -2,65 +2,35 @@
 //! same verbs, and leave nothing behind, not even after a crash of spacesim. Needs root, as namespaces do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod ground;
+
+use ground::Ground;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use spacesim::{
-    BackplaneKind, Chassis, ChassisFile, Link, Plan, Power, Times, image,
-    scenario::{Note, Scenario, draw, provision},
-    twin, wait_until, within,
-};
+use spacesim::{BackplaneKind, Link, Power, Times, scenario::Note, twin, wait_until, within};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
-use std::time::Instant;
 
 /// One chassis at a time: the figures that are printed are those of one.
 static ONE: Mutex<()> = Mutex::new(());
 
-fn three() -> ChassisFile {
-    ChassisFile::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("chassis/three.toml")).unwrap()
-}
-
-fn plan(dir: &Path) -> Plan {
-    let image =
-        twin::ensure(&mut |step| eprintln!("image: {} ({}/{})", step.name, step.done, step.total)).unwrap();
-    Plan::new(three(), image, dir).on(BackplaneKind::Netns)
-}
-
 #[test]
 fn the_scenario_runs_on_namespaces() {
     let _one = ONE.lock();
-    let dir = tempfile::Builder::new().prefix("space-").tempdir().unwrap();
-    let app = image::demo::demo_app(&image::default_cache().unwrap()).unwrap();
-    let mut plan = plan(dir.path());
-    let papers = provision(&mut plan).unwrap();
-    let powered = Instant::now();
-    let chassis = Chassis::power_on(plan).unwrap();
+    let ground = Ground::new(ground::three(), BackplaneKind::Netns);
     let mut unchecked = Vec::new();
-    let told = |note: Note<'_>| match note {
-        Note::Step(text) => eprintln!("[{:6.1} s] {text}", powered.elapsed().as_secs_f64()),
-        Note::Checked(text) => eprintln!("[{:6.1} s]   {text}", powered.elapsed().as_secs_f64()),
-        Note::Unchecked(text) => {
-            eprintln!("[{:6.1} s]   not checked: {text}", powered.elapsed().as_secs_f64());
+    let scenario = ground.begin(|note| {
+        if let Note::Unchecked(text) = note {
             unchecked.push(text);
         }
-        Note::Now(..) => {}
-    };
-    let outcome = Scenario::begin(&chassis, &papers, &app, powered, told).and_then(Scenario::run);
-    let (report, cluster) = outcome.unwrap_or_else(|error| {
-        let kept = tempfile::Builder::new().prefix("consoles-").tempdir().unwrap().keep();
-        for module in chassis.modules() {
-            let _ = std::fs::copy(module.console_path(), kept.join(format!("{}.console", module.name())));
-        }
-        panic!("{}; consoles are in {}", error.one_line(), kept.display());
     });
+    let (report, cluster) = scenario.run().unwrap_or_else(|error| ground.fail(&error.one_line()));
     for (what, took) in &report.times {
         eprintln!("{what}: {:.2} s", took.as_secs_f64());
     }
-    let picture = dir.path().join("migration.svg");
-    draw(&report, &cluster, &picture).unwrap();
-    assert!(std::fs::read_to_string(&picture).unwrap().contains("module-3 isolated"));
+    ground.draw(&report, &cluster);
     let expected = ["a namespace has the host's kernel", "Docker beside us", "a client that stays connected"];
     assert!(
         unchecked.len() == expected.len() && expected.iter().zip(&unchecked).all(|(e, u)| u.starts_with(e)),
@@ -71,10 +41,8 @@ fn the_scenario_runs_on_namespaces() {
 #[test]
 fn a_module_is_cut_unplugged_frozen_and_power_cycled() {
     let _one = ONE.lock();
-    let dir = tempfile::Builder::new().prefix("board-").tempdir().unwrap();
-    let mut plan = plan(dir.path());
-    provision(&mut plan).unwrap();
-    let chassis = Chassis::power_on(plan).unwrap();
+    let ground = Ground::new(ground::three(), BackplaneKind::Netns);
+    let chassis = &ground.chassis;
     chassis.wait_ready(within(60.s()), &|_| {}).unwrap();
     let (first, second) = (chassis.module(1).unwrap(), chassis.module(2).unwrap());
     let reaches =

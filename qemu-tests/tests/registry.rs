@@ -2,13 +2,12 @@
 //! module that never saw its image and gets it from the registry that follows. Needs root, as namespaces do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod ground;
+
 use api::v1::Snapshot;
-use spacesim::{
-    BackplaneKind, Chassis, ChassisFile, Module, Plan, Times, image,
-    scenario::{Note, Scenario, provision, push},
-    twin, wait_until, within,
-};
-use std::{process::Command, time::Instant};
+use ground::Ground;
+use spacesim::{BackplaneKind, ChassisFile, Module, Times, image, wait_until, within};
+use std::process::Command;
 
 /// The server is not where the first registry is, so that somebody is left who decides.
 const FOUR: &str = r#"
@@ -40,28 +39,22 @@ fn ready_on(snapshot: &Snapshot, module: &str) -> bool {
 /// The chassis that the simulator makes when nothing is said.
 #[test]
 fn two_modules_hold_every_image_by_what_the_image_itself_says() {
-    let image = twin::ensure(&mut |_| ()).unwrap();
-    let app = image::demo::demo_app(&image::default_cache().unwrap()).unwrap();
-    let dir = tempfile::Builder::new().prefix("both-").tempdir().unwrap();
     let file = ChassisFile::parse(spacesim::cli::DEFAULT_CHASSIS).unwrap();
-    let mut plan = Plan::new(file, image, dir.path()).on(BackplaneKind::Netns);
-    let papers = provision(&mut plan).unwrap();
-    let powered = Instant::now();
-    let chassis = Chassis::power_on(plan).unwrap();
-    let _scenario = Scenario::begin(&chassis, &papers, &app, powered, |_: Note<'_>| ()).unwrap();
-    let module = |number| chassis.module(number).unwrap();
+    let ground = Ground::new(file, BackplaneKind::Netns);
+    let _scenario = ground.begin(|_| {});
+    let module = |number| ground.chassis.module(number).unwrap();
     for number in [1, 2] {
         let own = module(number).run("cat /etc/spacecloud/registry.toml", within(60.s())).unwrap();
         let shipped = include_str!("../../meta-spacecloud/recipes-core/spacecloud-conf/files/registry.toml");
         assert_eq!(own.trim(), shipped.trim(), "module-{number} is configured by hand");
     }
     // Pushed to either of them, it is on both.
-    push(module(1).ground().registry, &dir.path().join("operator"), &app).unwrap();
+    ground.push(1);
     let second = format!("docker://127.0.0.1:{}/demo/two:1", module(2).ground().registry);
     let pushed = Command::new("skopeo")
         .args(["--insecure-policy", "copy", "--quiet", "--dest-cert-dir"])
-        .arg(dir.path().join("operator/registry"))
-        .args([&format!("oci:{}:{}", app.display(), image::demo::TAG), &second])
+        .arg(ground.operator.join("registry"))
+        .args([&format!("oci:{}:{}", ground.demo.display(), image::demo::TAG), &second])
         .output()
         .unwrap();
     assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
@@ -76,24 +69,11 @@ fn two_modules_hold_every_image_by_what_the_image_itself_says() {
 
 #[test]
 fn an_image_is_pulled_from_the_follower_while_the_registrys_module_is_isolated() {
-    let image =
-        twin::ensure(&mut |step| eprintln!("image: {} ({}/{})", step.name, step.done, step.total)).unwrap();
-    let app = image::demo::demo_app(&image::default_cache().unwrap()).unwrap();
-    let dir = tempfile::Builder::new().prefix("apart-").tempdir().unwrap();
-    let file = ChassisFile::parse(FOUR).unwrap();
-    let mut plan = Plan::new(file, image, dir.path()).on(BackplaneKind::Netns);
-    let papers = provision(&mut plan).unwrap();
-    let powered = Instant::now();
-    let chassis = Chassis::power_on(plan).unwrap();
-    let told = |note: Note<'_>| {
-        if let Note::Step(text) = note {
-            eprintln!("[{:6.1} s] {text}", powered.elapsed().as_secs_f64());
-        }
-    };
-    let scenario = Scenario::begin(&chassis, &papers, &app, powered, told).unwrap();
+    let ground = Ground::new(ChassisFile::parse(FOUR).unwrap(), BackplaneKind::Netns);
+    let scenario = ground.begin(|_| {});
     let cluster = &scenario.cluster;
-    let module = |number| chassis.module(number).unwrap();
-    push(module(2).ground().registry, &dir.path().join("operator"), &app).unwrap();
+    let module = |number| ground.chassis.module(number).unwrap();
+    ground.push(2);
 
     // It runs on the registry's own module, and those that have the image ahead take nothing over.
     for number in [1, 3, 4] {

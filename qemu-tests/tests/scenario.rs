@@ -2,21 +2,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use api::v1::Snapshot;
+use ground::Ground;
 use identity::Token;
 use spacesim::{
-    Chassis, ChassisFile, Module, Plan, SimError, Times,
+    BackplaneKind, Chassis, Module, SimError, Times,
     cluster::{Cluster, all_ready},
-    image,
-    scenario::{Note, Scenario, draw, provision},
-    twin, wait_until, within,
+    wait_until, within,
 };
-use std::{
-    path::Path,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 #[path = "scenario/accelerators.rs"]
 mod accelerators;
+mod ground;
 
 /// Container ids and their processes: a restarted container has another process.
 const PROCESSES: &str = "ctr -n spacecloud tasks ls | tail -n +2 | tr -s ' ' | sort";
@@ -37,49 +34,22 @@ replicas = 4
 
 #[test]
 fn ten_apps_lose_a_module_and_get_it_back() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut file = ChassisFile::load(&root.join("chassis/three.toml")).unwrap();
+    let mut file = ground::three();
     file.slots[1].accelerators = accelerators::fitted();
-    let image =
-        twin::ensure(&mut |step| eprintln!("image: {} ({}/{})", step.name, step.done, step.total)).unwrap();
-    let app = image::demo::demo_app(&image::default_cache().unwrap()).unwrap();
-    let dir = tempfile::Builder::new().prefix("scene-").tempdir().unwrap();
-    let mut plan = Plan::new(file, image, dir.path());
-    let papers = provision(&mut plan).unwrap();
-    let powered = Instant::now();
-    let chassis = Chassis::power_on(plan).unwrap();
-    let told = |note: Note<'_>| match note {
-        Note::Step(text) => eprintln!("[{:6.1} s] {text}", powered.elapsed().as_secs_f64()),
-        Note::Checked(text) => eprintln!("[{:6.1} s]   {text}", powered.elapsed().as_secs_f64()),
-        Note::Unchecked(text) => {
-            eprintln!("[{:6.1} s]   not checked: {text}", powered.elapsed().as_secs_f64())
-        }
-        Note::Now(..) => {}
-    };
-    let outcome = Scenario::begin(&chassis, &papers, &app, powered, told).and_then(Scenario::run);
-    let (report, cluster) = outcome.unwrap_or_else(|error| {
-        let kept = tempfile::Builder::new().prefix("consoles-").tempdir().unwrap().keep();
-        for module in chassis.modules() {
-            let journal =
-                module.run("journalctl -b -o short-monotonic --no-pager | tail -n 400", within(60.s()));
-            std::fs::write(kept.join(format!("{}.journal", module.name())), journal.unwrap_or_default())
-                .unwrap();
-            let _ = std::fs::copy(module.console_path(), kept.join(format!("{}.console", module.name())));
-        }
-        panic!("{error}; consoles and journals are in {}", kept.display());
-    });
+    let ground = Ground::new(file, BackplaneKind::Qemu);
+    let (chassis, powered) = (&ground.chassis, ground.powered);
+    let outcome = ground.begin(|_| {}).run();
+    let (report, cluster) = outcome.unwrap_or_else(|error| ground.fail(&error.to_string()));
     for (what, took) in &report.times {
         eprintln!("{what}: {:.1} s", took.as_secs_f64());
     }
     for (program, kib) in &report.memory {
         eprintln!("{program}: {:.1} MiB resident", *kib as f64 / 1024.0);
     }
-    let picture = dir.path().join("migration.svg");
-    draw(&report, &cluster, &picture).unwrap();
-    assert!(std::fs::read_to_string(&picture).unwrap().contains("module-3 isolated"));
+    ground.draw(&report, &cluster);
 
-    killed_at_rest(&chassis, &cluster, powered);
-    killed_at_any_moment(&chassis, &cluster, powered);
+    killed_at_rest(chassis, &cluster, powered);
+    killed_at_any_moment(chassis, &cluster, powered);
 
     // A published port: reachable at the address of the instance's module, from another one.
     cluster.apply(PUBLISHED).unwrap();
@@ -92,7 +62,7 @@ fn ten_apps_lose_a_module_and_get_it_back() {
     cluster.delete(vec!["published".to_owned()]).unwrap();
     cluster.wait_for("it is gone", within(60.s()), |_| {}, |s| all_ready(s, 6)).unwrap();
 
-    accelerators::keep_their_numbers(&chassis, &cluster, powered);
+    accelerators::keep_their_numbers(chassis, &cluster, powered);
 
     // An image that is not in the registry: said in one line, everything else keeps running.
     cluster.apply("name = 'nowhere'\nimage = 'registry.spacecloud:5000/no/such:1'\n").unwrap();
@@ -103,7 +73,7 @@ fn ten_apps_lose_a_module_and_get_it_back() {
         cluster.wait_for("the missing image is named", within(120.s()), |_| {}, said).unwrap();
     assert_eq!(snapshot.instances.iter().filter(|i| i.phase == "ready").count(), 6);
 
-    wrong_token(&chassis);
+    wrong_token(chassis);
 }
 
 fn say(powered: Instant, text: &str) {

@@ -2,16 +2,16 @@
 //! loss of its module, and at no time do two write.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod ground;
+
 use api::v1::{Instance, Snapshot};
+use ground::Ground;
 use spacesim::{
-    Chassis, ChassisFile, Module, Plan, Times,
+    BackplaneKind, Module, Times,
     cluster::Cluster,
-    image,
-    scenario::{Note, Scenario, boot_limit, provision, push, set_clock},
-    twin, wait_until, within,
+    scenario::{boot_limit, set_clock},
+    wait_until, within,
 };
-use std::path::Path;
-use std::time::Instant;
 
 const COUNTER: &str = r#"
 [[volume]]
@@ -105,44 +105,21 @@ fn held_by_the_file_system(cluster: &Cluster, module: &Module) {
 
 #[test]
 fn a_chassis_volume_goes_along_and_has_one_writer() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let file = ChassisFile::load(&root.join("chassis/storage.toml")).unwrap();
-    let image =
-        twin::ensure(&mut |step| eprintln!("image: {} ({}/{})", step.name, step.done, step.total)).unwrap();
-    let app = image::demo::demo_app(&image::default_cache().unwrap()).unwrap();
-    let dir = tempfile::Builder::new().prefix("nfs-").tempdir().unwrap();
-    let mut plan = Plan::new(file, image, dir.path());
-    let papers = provision(&mut plan).unwrap();
-    let powered = Instant::now();
-    let chassis = Chassis::power_on(plan).unwrap();
-    let told = |note: Note<'_>| {
-        if let Note::Step(text) = note {
-            eprintln!("[{:6.1} s] {text}", powered.elapsed().as_secs_f64());
-        }
-    };
-    let scenario = Scenario::begin(&chassis, &papers, &app, powered, told).unwrap();
+    let ground = Ground::new(ground::file("storage"), BackplaneKind::Qemu);
+    let chassis = &ground.chassis;
+    let scenario = ground.begin(|_| {});
     let cluster = &scenario.cluster;
     let storage = chassis.module(4).unwrap();
-    let kept = |error: String| -> ! {
-        let kept = tempfile::Builder::new().prefix("consoles-").tempdir().unwrap().keep();
-        for module in chassis.modules() {
-            let journal =
-                module.run("journalctl -b -o short-monotonic --no-pager | tail -n 400", within(60.s()));
-            let file = kept.join(format!("{}.journal", module.name()));
-            std::fs::write(file, journal.unwrap_or_default()).unwrap();
-        }
-        panic!("{error}; journals are in {}", kept.display());
-    };
     let exports = || storage.run("systemctl is-active spacecloud-storage", within(60.s())).is_ok();
     if let Err(error) = wait_until("the storage module exports", boot_limit(), exports) {
-        kept(error.to_string());
+        ground.fail(&error.to_string());
     }
-    push(chassis.module(1).unwrap().ground().registry, &dir.path().join("operator"), &app).unwrap();
+    ground.push(1);
 
     cluster.apply(COUNTER).unwrap();
     let started = |s: &Snapshot| counter(s).is_some_and(|i| i.phase == "ready");
     if let Err(error) = cluster.wait_for("it is ready", boot_limit(), |_| {}, started) {
-        kept(error.to_string());
+        ground.fail(&error.to_string());
     }
     let first = ready(cluster, "it is ready", "");
     let seen = goes_on(storage, 0, 1);

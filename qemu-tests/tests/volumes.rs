@@ -2,16 +2,11 @@
 //! and goes only when it is asked for. On namespaces: they have disks of their own as boards have.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod ground;
+
 use api::v1::{Instance, Snapshot};
-use spacesim::{
-    BackplaneKind, Chassis, ChassisFile, Module, Plan, Times,
-    cluster::Cluster,
-    image,
-    scenario::{Note, Scenario, provision, push},
-    twin, wait_until, within,
-};
-use std::path::Path;
-use std::time::Instant;
+use ground::Ground;
+use spacesim::{BackplaneKind, Module, Times, cluster::Cluster, wait_until, within};
 
 const COUNTER: &str = r#"
 [[volume]]
@@ -86,22 +81,11 @@ fn writers(lines: &[(u64, String)]) -> usize {
 
 #[test]
 fn a_local_volume_keeps_its_data_and_its_size() {
-    let file = ChassisFile::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("chassis/three.toml")).unwrap();
-    let image =
-        twin::ensure(&mut |step| eprintln!("image: {} ({}/{})", step.name, step.done, step.total)).unwrap();
-    let app = image::demo::demo_app(&image::default_cache().unwrap()).unwrap();
-    let dir = tempfile::Builder::new().prefix("vol-").tempdir().unwrap();
-    let mut plan = Plan::new(file, image, dir.path()).on(BackplaneKind::Netns);
-    let papers = provision(&mut plan).unwrap();
-    let chassis = Chassis::power_on(plan).unwrap();
-    let told = |note: Note<'_>| {
-        if let Note::Step(text) = note {
-            eprintln!("{text}");
-        }
-    };
-    let scenario = Scenario::begin(&chassis, &papers, &app, Instant::now(), told).unwrap();
+    let ground = Ground::new(ground::three(), BackplaneKind::Netns);
+    let chassis = &ground.chassis;
+    let scenario = ground.begin(|_| {});
     let cluster = &scenario.cluster;
-    push(chassis.module(1).unwrap().ground().registry, &dir.path().join("operator"), &app).unwrap();
+    ground.push(1);
 
     cluster.apply(COUNTER).unwrap();
     // On a module whose loss takes neither server nor registry along.

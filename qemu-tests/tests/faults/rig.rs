@@ -1,25 +1,25 @@
 //! Three modules that are namespaces, and what the rounds do to them.
 
+use crate::ground::{self, Ground};
 use api::v1::Snapshot;
-use spacesim::{
-    BackplaneKind, Chassis, ChassisFile, Plan, SimError, cluster::Cluster, image, scenario, twin, wait_until,
-    within,
-};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use spacesim::{BackplaneKind, ChassisFile, SimError, cluster::Cluster, scenario, wait_until, within};
+use std::ops::Deref;
+use std::time::Duration;
 
 /// Bounds a wait; on a host that does nothing else each takes some seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(crate) struct Rig {
     pub(crate) cluster: Cluster,
-    pub(crate) chassis: Chassis,
-    begun: Instant,
-    /// The image's layout.
-    pub(crate) demo: PathBuf,
-    /// The operator's papers.
-    pub(crate) operator: PathBuf,
-    _dir: tempfile::TempDir,
+    ground: Ground,
+}
+
+impl Deref for Rig {
+    type Target = Ground;
+
+    fn deref(&self) -> &Ground {
+        &self.ground
+    }
 }
 
 impl Rig {
@@ -30,32 +30,17 @@ impl Rig {
 
     /// The same with a changed chassis, and with this laid over the server's configuration.
     pub(crate) fn start_with(change: impl FnOnce(&mut ChassisFile), configuration: &str) -> Self {
-        let mut file =
-            ChassisFile::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("chassis/three.toml")).unwrap();
+        let mut file = ground::three();
         change(&mut file);
-        let image =
-            twin::ensure(&mut |step| eprintln!("image: {} ({}/{})", step.name, step.done, step.total));
-        let demo = image::demo::demo_app(&image::default_cache().unwrap()).unwrap();
-        let dir = tempfile::Builder::new().prefix("faults-").tempdir().unwrap();
-        let mut plan = Plan::new(file, image.unwrap(), dir.path()).on(BackplaneKind::Netns);
-        let papers = scenario::provision(&mut plan).unwrap();
-        let server = plan.identities.remove(&1).unwrap();
-        let path = "/etc/spacecloud/spacecloud.toml.d/40-faults.toml";
-        plan.identities.insert(1, server.file(path, 0o644, configuration));
-        let begun = Instant::now();
-        let chassis = Chassis::power_on(plan).unwrap();
-        let ground = chassis.module(1).unwrap().ground();
-        let (address, operator) = (format!("127.0.0.1:{}", ground.grpc), dir.path().join("operator"));
-        papers.write_client(&operator, &address).unwrap();
-        let cluster = Cluster::connect(&operator, &address, within(PATIENCE)).unwrap();
-        let rig = Self { cluster, chassis, begun, demo, operator, _dir: dir };
+        let ground = Ground::planned(file, BackplaneKind::Netns, |plan| {
+            let server = plan.identities.remove(&1).unwrap();
+            let path = "/etc/spacecloud/spacecloud.toml.d/40-faults.toml";
+            plan.identities.insert(1, server.file(path, 0o644, configuration));
+        });
+        let rig = Self { cluster: ground.connect(), ground };
         rig.wait("three modules are ready", |s| s.modules.iter().filter(|m| m.state == "ready").count() == 3);
-        scenario::push(ground.registry, &rig.operator, &rig.demo).unwrap();
+        rig.push(1);
         rig
-    }
-
-    pub(crate) fn say(&self, text: &str) {
-        eprintln!("[{:6.1} s] {text}", self.begun.elapsed().as_secs_f64());
     }
 
     pub(crate) fn wait(&self, what: &str, test: impl Fn(&Snapshot) -> bool) {

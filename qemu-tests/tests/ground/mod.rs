@@ -1,0 +1,116 @@
+//! What most tests on a chassis begin with: it has power, its operator has papers, and the demo app's image is at hand.
+#![allow(dead_code)]
+
+use spacesim::{
+    BackplaneKind, Chassis, ChassisFile, Plan, Times,
+    cluster::Cluster,
+    image,
+    papers::Papers,
+    scenario::{self, Note, Scenario, boot_limit},
+    twin, within,
+};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+pub(crate) struct Ground {
+    pub(crate) chassis: Chassis,
+    pub(crate) powered: Instant,
+    /// The demo image's layout.
+    pub(crate) demo: PathBuf,
+    /// The operator's papers.
+    pub(crate) operator: PathBuf,
+    papers: Papers,
+    dir: tempfile::TempDir,
+}
+
+/// One of those in `qemu-tests/chassis`.
+pub(crate) fn file(name: &str) -> ChassisFile {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("chassis");
+    ChassisFile::load(&folder.join(format!("{name}.toml"))).unwrap()
+}
+
+pub(crate) fn three() -> ChassisFile {
+    file("three")
+}
+
+impl Ground {
+    pub(crate) fn new(file: ChassisFile, backplane: BackplaneKind) -> Self {
+        Self::planned(file, backplane, |_| {})
+    }
+
+    /// The same with a plan that is changed before anything has power.
+    pub(crate) fn planned(
+        file: ChassisFile,
+        backplane: BackplaneKind,
+        change: impl FnOnce(&mut Plan),
+    ) -> Self {
+        let image =
+            twin::ensure(&mut |step| eprintln!("image: {} ({}/{})", step.name, step.done, step.total));
+        let demo = image::demo::demo_app(&image::default_cache().unwrap()).unwrap();
+        let dir = tempfile::Builder::new().prefix("space-").tempdir().unwrap();
+        let mut plan = Plan::new(file, image.unwrap(), dir.path()).on(backplane);
+        let papers = scenario::provision(&mut plan).unwrap();
+        change(&mut plan);
+        let powered = Instant::now();
+        let chassis = Chassis::power_on(plan).unwrap();
+        let operator = dir.path().join("operator");
+        Self { chassis, powered, demo, operator, papers, dir }
+    }
+
+    /// The server, from the ground.
+    pub(crate) fn connect(&self) -> Cluster {
+        let address = format!("127.0.0.1:{}", self.chassis.module(1).unwrap().ground().grpc);
+        self.papers.write_client(&self.operator, &address).unwrap();
+        Cluster::connect(&self.operator, &address, boot_limit()).unwrap()
+    }
+
+    /// The same as soon as all modules are ready; what else is told goes to `note`.
+    pub(crate) fn begin<'a>(&'a self, mut note: impl FnMut(Note<'_>) + 'a) -> Scenario<'a> {
+        let told = move |told: Note<'_>| {
+            self.told(&told);
+            note(told);
+        };
+        Scenario::begin(&self.chassis, &self.papers, &self.demo, self.powered, told)
+            .unwrap_or_else(|error| self.fail(&error.one_line()))
+    }
+
+    fn told(&self, note: &Note<'_>) {
+        match note {
+            Note::Step(text) => self.say(text),
+            Note::Checked(text) => self.say(&format!("  {text}")),
+            Note::Unchecked(text) => self.say(&format!("  not checked: {text}")),
+            Note::Now(..) => {}
+        }
+    }
+
+    pub(crate) fn say(&self, text: &str) {
+        eprintln!("[{:6.1} s] {text}", self.powered.elapsed().as_secs_f64());
+    }
+
+    /// Pushes the demo image to the registry of a module.
+    pub(crate) fn push(&self, slot: u16) {
+        let registry = self.chassis.module(slot).unwrap().ground().registry;
+        scenario::push(registry, &self.operator, &self.demo).unwrap();
+    }
+
+    /// The picture of what the scenario did, which shows the cut.
+    pub(crate) fn draw(&self, report: &scenario::Report, cluster: &Cluster) {
+        let picture = self.dir.path().join("migration.svg");
+        scenario::draw(report, cluster, &picture).unwrap();
+        assert!(std::fs::read_to_string(&picture).unwrap().contains("module-3 isolated"));
+    }
+
+    /// The end of a test that has failed: what its modules have said is kept.
+    pub(crate) fn fail(&self, reason: &str) -> ! {
+        let kept = tempfile::Builder::new().prefix("consoles-").tempdir().unwrap().keep();
+        for module in self.chassis.modules() {
+            // A namespace has no journal.
+            let journal = "journalctl -b -o short-monotonic --no-pager | tail -n 400";
+            if let Ok(journal) = module.run(journal, within(60.s())) {
+                std::fs::write(kept.join(format!("{}.journal", module.name())), journal).unwrap();
+            }
+            let _ = std::fs::copy(module.console_path(), kept.join(format!("{}.console", module.name())));
+        }
+        panic!("{reason}; consoles and journals are in {}", kept.display());
+    }
+}
