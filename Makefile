@@ -28,7 +28,7 @@ help:
 	@echo "make lint          format, clippy, licences and advisories"
 	@echo "make conformance   the registry against the public suite (SUITE=DIR; see docs/registry.md)"
 	@echo "make fuzz          the registry's parsers, SECONDS=30 each"
-	@echo "make test-fuzz     the same for some thousand inputs each, built quickly"
+	@echo "make test-fuzz     the same for 100,000 inputs each, built quickly"
 	@echo "make bench         measured figures, as ratios where there is a peer"
 	@echo "make clean         build results of this clone (the image cache stays; see docs/simulator.md)"
 

@@ -82,15 +82,16 @@ impl Conntrack {
             let mask = DefaultNla::new(CTA_MARK_MASK, mask.to_be_bytes().to_vec());
             vec![ConntrackAttribute::CtaMark(mark), ConntrackAttribute::Other(mask)]
         });
-        let memory = Memory::read().map_err(RuntimeError::conntrack("list"))?;
-        let mut flows = Vec::new();
+        let mut found = Vec::new();
         self.ask(ConntrackMessage::Get(attributes), NLM_F_DUMP, |message| {
             if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner {
-                flows.extend(flow(attributes, &memory));
+                found.push(attributes);
             }
         })
         .map_err(RuntimeError::conntrack("list"))?;
-        Ok(flows)
+        // Only the question above makes the kernel load what has these settings.
+        let memory = Memory::read().map_err(RuntimeError::conntrack("list"))?;
+        Ok(found.into_iter().filter_map(|attributes| flow(attributes, &memory)).collect())
     }
 
     /// Forgets a connection: its next packet is a stranger's. One that is gone already is no error.
