@@ -134,6 +134,7 @@ SECONDS ?= 30
 FUZZ_BUILD ?=
 FUZZ_END ?= -max_total_time=$(SECONDS)
 CARGO_FUZZ = RUSTC_BOOTSTRAP=1 $(CARGO) fuzz
+FUZZ_TELL ?=
 fuzz: host
 	@command -v cargo-fuzz >/dev/null || { $(SAY) "installing cargo-fuzz"; $(CARGO) install -q --locked --debug cargo-fuzz; }
 	@cp Cargo.lock src/registry/fuzz/   # what is fuzzed is what flies
@@ -144,13 +145,18 @@ fuzz: host
 	  mkdir -p src/registry/fuzz/corpus/$$target && \
 	  $(CARGO_FUZZ) run --fuzz-dir src/registry/fuzz $(FUZZ_BUILD) $$target \
 	    src/registry/fuzz/corpus/$$target src/registry/fuzz/seeds/$$target -- \
-	    $(FUZZ_END) -print_final_stats=1 -timeout=10 -rss_limit_mb=1024 || exit 1; \
+	    $(FUZZ_END) -print_final_stats=1 -timeout=10 -rss_limit_mb=1024 $(FUZZ_TELL) || exit 1; \
 	done
+
+# Most of what is said are dictionaries for the next run: it is shown after a failure only.
+FUZZ_LOG = src/registry/fuzz/target/$$$$target.log
+FUZZ_BRIEFLY = >$(FUZZ_LOG) 2>&1 && grep ^stat:: $(FUZZ_LOG) || { cat $(FUZZ_LOG); false; }
 
 # A short run, the same each time in a fresh clone. None of our code that is fuzzed is unsafe: a sanitizer finds no more.
 .PHONY: test-fuzz
 test-fuzz:
-	@$(MAKE) --no-print-directory fuzz FUZZ_BUILD="--dev --sanitizer none" FUZZ_END="-runs=100000 -verbosity=0 -seed=$(PROPTEST_RNG_SEED)"
+	@$(MAKE) --no-print-directory fuzz FUZZ_BUILD="--dev --sanitizer none" FUZZ_TELL='$(FUZZ_BRIEFLY)' \
+	  FUZZ_END="-runs=100000 -verbosity=0 -seed=$(PROPTEST_RNG_SEED)"
 
 bench: programs
 	@$(SAY) "figures of this machine, beside their limits"
