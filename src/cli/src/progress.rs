@@ -9,10 +9,11 @@ use std::{
 
 const LINE_EVERY: Duration = Duration::from_secs(10);
 const STEPS: u64 = 10;
+const ENDLESS: &str = "{msg:<28!} {spinner} {bytes:>11} {binary_bytes_per_sec:>12}";
 const STYLE: &str =
     "{msg:<28!} {bar:24} {bytes:>11} of {total_bytes:<11} {binary_bytes_per_sec:>12}  {eta:>4} left";
 
-/// Counts bytes up to a total that is known.
+/// Counts bytes up to a total; zero if only the end will tell.
 pub(crate) struct Progress {
     shape: Shape,
 }
@@ -25,8 +26,11 @@ enum Shape {
 impl Progress {
     pub(crate) fn new(what: &str, total: u64) -> Self {
         let shape = if std::io::stderr().is_terminal() {
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template(STYLE).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let known = Some(total).filter(|total| *total > 0);
+            let bar = ProgressBar::with_draw_target(known, ProgressDrawTarget::stderr());
+            let template = if known.is_some() { STYLE } else { ENDLESS };
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             bar.set_style(style.progress_chars("=> "));
             bar.set_message(what.to_owned());
             // However short it takes, it is seen.
@@ -103,15 +107,17 @@ impl Lines {
     /// The line to print on arriving at `at`, if one is due.
     fn reach(&mut self, at: u64, now: Instant) -> Option<String> {
         self.at = at;
-        let step = at.saturating_mul(STEPS).checked_div(self.total).unwrap_or(STEPS);
+        let step = at.saturating_mul(STEPS).checked_div(self.total).unwrap_or_default();
         if step == self.step && now.duration_since(self.told) < LINE_EVERY {
             return None;
         }
         (self.step, self.told) = (step, now);
-        let percent = at.saturating_mul(100).checked_div(self.total).unwrap_or(100);
         let moved = u128::from(at.saturating_sub(self.base));
         let took = now.duration_since(self.begun).as_millis().max(1);
         let rate = u64::try_from(moved * 1000 / took).unwrap_or(u64::MAX);
+        let Some(percent) = at.saturating_mul(100).checked_div(self.total) else {
+            return Some(format!("{}: {}, {}/s", self.what, table::bytes(at), table::bytes(rate)));
+        };
         let left = self.total.saturating_sub(at).checked_div(rate).map_or("?".into(), |s| format!("{s}s"));
         let (at, total) = (table::bytes(at), table::bytes(self.total));
         Some(format!("{}: {at} of {total} ({percent} %), {}/s, {left} left", self.what, table::bytes(rate)))
@@ -138,8 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_do_is_all_done() {
+    fn without_a_total_lines_say_what_there_is() {
         let begun = Instant::now();
-        assert!(Lines::new("x", 0, begun).reach(0, begun).unwrap().contains("(100 %)"));
+        let mut lines = Lines::new("x", 0, begun);
+        assert_eq!(lines.reach(32 << 20, begun + Duration::from_secs(1)), None);
+        let line = lines.reach(100 << 20, begun + Duration::from_secs(10));
+        assert_eq!(line.as_deref(), Some("x: 100MiB, 10MiB/s"));
     }
 }

@@ -58,7 +58,19 @@ fn a_file_gets_the_whole_image_sparsely() {
             "{given}: {blocks} blocks are no sparse file"
         );
     }
-    for (given, target) in [("a.wic", "5"), ("b.wic.zst", "6")] {
+    // As pzstd writes them: each of many frames behind one that is to be skipped.
+    let mut many = Vec::new();
+    for part in image.chunks(4 * MIB) {
+        let frame = zstd::encode_all(part, 1).unwrap();
+        many.extend([0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0]);
+        many.extend(u32::try_from(frame.len()).unwrap().to_le_bytes());
+        many.extend(frame);
+    }
+    fs::write(path("d.wic.zst"), many).unwrap();
+    fs::copy(path("a.wic.bmap"), path("d.wic.bmap")).unwrap();
+    flashed(desk.path(), "d.wic.zst", "9", &[]);
+    assert!(fs::read(path("9")).unwrap() == image);
+    for (given, target) in [("a.wic", "5"), ("b.wic.zst", "6"), ("d.wic.zst", "10")] {
         let outcome = flashed(desk.path(), given, target, &["--no-bmap"]);
         assert_eq!((&outcome["used_bmap"], &outcome["bytes_written"]), (&false.into(), &image.len().into()));
         assert!(fs::read(path(target)).unwrap() == image, "{given}");
@@ -190,7 +202,16 @@ fn damage_and_misfits_are_refused() {
     fs::write(path("short.wic.zst"), half).unwrap();
     fs::write(path("short.wic.bmap"), bmap(&image)).unwrap();
     fs::write(path("small"), vec![0; MIB]).unwrap();
-    let cases: [(&[&str], i32, &str); 13] = [
+    fs::write(path("bundle.raucb"), [b"hsqs".as_slice(), &[7; 4096]].concat()).unwrap();
+    fs::write(path("false.wic.zst"), &image).unwrap();
+    let mut encoder = zstd::Encoder::new(fs::File::create(path("endless.wic.zst")).unwrap(), 1).unwrap();
+    encoder.write_all(&image).unwrap();
+    encoder.finish().unwrap();
+    fs::write(path("full"), vec![0; MIB]).unwrap();
+    let cases: [(&[&str], i32, &str); 16] = [
+        (&["flash", "bundle.raucb", "x"], 1, "give it to `spacectl update`"),
+        (&["flash", "false.wic.zst", "x"], 1, "does not begin as a zstd stream does"),
+        (&["flash", "endless.wic.zst", "full"], 1, "has 1048576 bytes and the image needs more; "),
         (&["flash"], 64, "IMAGE"),
         (&["flash", "a.wic"], 64, "name the device"),
         (&["flash", "a.wic", "x", "--slot", "0"], 64, "--slot"),

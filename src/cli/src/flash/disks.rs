@@ -53,6 +53,8 @@ impl Kernel {
     fn disks(&self) -> Vec<Disk> {
         let mut names = children(&self.sys.join("block"));
         names.retain(|name| !OTHERS.iter().any(|other| name.starts_with(other)));
+        // An eMMC's boot areas are no place for an image.
+        names.retain(|name| !(name.starts_with("mmcblk") && name.contains("boot")));
         let disk = |name: &String| {
             let path = self.sys.join("block").join(name);
             let sectors: u64 = self.read(&path.join("size")).parse().unwrap_or(0);

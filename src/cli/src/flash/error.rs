@@ -52,14 +52,17 @@ pub enum FlashError {
         why: String,
     },
     /// The image does not fit.
-    #[error("{target} has {have} bytes and the image needs {need}; use a larger one")]
+    #[error(
+        "{target} has {have} bytes and the image needs {}; use a larger one",
+        .need.map_or("more".to_owned(), |need| need.to_string())
+    )]
     TooSmall {
         /// The device or file.
         target: String,
         /// Its size in bytes.
         have: u64,
-        /// The image's size in bytes.
-        need: u64,
+        /// The image's size in bytes, if it was known before its end.
+        need: Option<u64>,
     },
     /// The target cannot be opened, or not as it must be.
     #[error("cannot {operation} {target}: {reason}")]

@@ -1,9 +1,11 @@
 //! A partition table that fits its disk: the copy of a GPT belongs into the last sectors (UEFI specification, 5.3.2),
-//! and an image that is smaller than the disk brings it along in the middle.
+//! and an image that is smaller than the disk brings it along in the middle. The data partition of a module's image
+//! takes what that leaves free; its file system grows when it is mounted.
 //!
 //! ```text
 //!   flashed:  MBR │ GPT │ … partitions … │ copy │            nothing           │
 //!   fitted:   MBR │ GPT │ … partitions … │          free                │ copy │
+//!   a module: MBR │ GPT │ … │ data                                      │ copy │
 //! ```
 use super::{
     error::{FlashError, Result},
@@ -29,6 +31,16 @@ mod at {
     pub(super) const ENTRIES_CRC: usize = 88;
     pub(super) const END: usize = 92;
 }
+/// Where the fields of a partition's entry are.
+mod entry {
+    pub(super) const ID: std::ops::Range<usize> = 16..32;
+    pub(super) const FIRST: usize = 32;
+    pub(super) const LAST: usize = 40;
+}
+/// The data partition's number: 5ace0001-0000-4000-8000-0000000000da, as it is on every module's disk.
+const DATA: [u8; 16] = [0x01, 0, 0xce, 0x5a, 0, 0, 0, 0x40, 0x80, 0, 0, 0, 0, 0, 0, 0xda];
+/// Partitions begin and end at whole mebibytes.
+const ALIGNMENT: u64 = 1 << 20;
 /// The only entry of an MBR that protects a GPT: its type, first sector and count of sectors.
 const PROTECTED: usize = 446;
 const PROTECTIVE: u8 = 0xee;
@@ -40,6 +52,9 @@ struct Fit {
     /// The table's copy with its header, and its first byte on the disk.
     copy: Vec<u8>,
     copy_at: u64,
+    /// The table in front, where it is not as it was, and its first byte.
+    table: Vec<u8>,
+    table_at: u64,
     /// MBR and header, which say where the copy is; from the disk's first byte.
     front: Vec<u8>,
 }
@@ -52,12 +67,13 @@ pub(super) fn fit(target: &mut Target) -> Result<bool> {
     let mut head = vec![0; HEAD.min(usize::try_from(size).unwrap_or(HEAD))];
     target.read_at(&mut head, 0).map_err(failed)?;
     let Some(fit) = fitting(&head, size) else { return Ok(false) };
-    // The copy first: until the header says where it is, the old one counts.
-    for (bytes, at) in [(&fit.copy, fit.copy_at), (&fit.front, 0)] {
+    // The copy first: until the header in front is new, the old copy counts.
+    let parts = [(&fit.copy, fit.copy_at), (&fit.table, fit.table_at), (&fit.front, 0)];
+    for (bytes, at) in parts {
         target.write_at(bytes, at).and_then(|()| target.sync()).map_err(failed)?;
     }
     target.forget();
-    for (bytes, first) in [(&fit.copy, fit.copy_at), (&fit.front, 0)] {
+    for (bytes, first) in parts {
         let mut found = vec![0; bytes.len()];
         target.read_at(&mut found, first).map_err(failed)?;
         if found != *bytes {
@@ -81,9 +97,9 @@ fn with_sectors(head: &[u8], size: u64, sector: usize) -> Option<Fit> {
     if !header.starts_with(SIGNATURE) || sum(header)? != short(header, at::CRC)? || !moves {
         return None;
     }
-    let mut copy = entries(head, header, unit)?.to_vec();
-    copy.resize(copy.len().next_multiple_of(sector), 0);
-    let array = last.checked_sub(u64::try_from(copy.len()).ok()? / unit)?;
+    let mut table = entries(head, header, unit)?.to_vec();
+    let whole = table.len().next_multiple_of(sector);
+    let array = last.checked_sub(u64::try_from(whole).ok()? / unit)?;
     if array <= long(header, at::LAST_USABLE)? {
         return None;
     }
@@ -91,7 +107,16 @@ fn with_sectors(head: &[u8], size: u64, sector: usize) -> Option<Fit> {
     let mut first = header.to_vec();
     put(&mut first, at::ALTERNATE, last)?;
     put(&mut first, at::LAST_USABLE, array.checked_sub(1)?)?;
+    let grown =
+        grow(&mut table, usize::try_from(short(header, at::ENTRY_SIZE)?).ok()?, array, unit).is_some();
+    first.get_mut(at::ENTRIES_CRC..at::END)?.copy_from_slice(&CRC.checksum(&table).to_le_bytes());
     seal(&mut first)?;
+    let mut copy = table.clone();
+    copy.resize(whole, 0);
+    if !grown {
+        table.clear();
+    }
+    let table_at = long(header, at::ENTRIES)?.checked_mul(unit)?;
     let mut second = first.clone();
     put(&mut second, at::CURRENT, last)?;
     put(&mut second, at::ALTERNATE, 1)?;
@@ -102,7 +127,24 @@ fn with_sectors(head: &[u8], size: u64, sector: usize) -> Option<Fit> {
     let mut front = head.get(..sector)?.to_vec();
     protect(&mut front, last);
     front.extend_from_slice(&first);
-    Some(Fit { copy, copy_at: array.checked_mul(unit)?, front })
+    Some(Fit { copy, copy_at: array.checked_mul(unit)?, table, table_at, front })
+}
+
+/// Lets the data partition go up to the sector `end`, if nothing lies in between.
+fn grow(table: &mut [u8], entry_size: usize, end: u64, unit: u64) -> Option<()> {
+    let used: Vec<usize> = (0..table.len() / entry_size.max(1))
+        .map(|number| number * entry_size)
+        .filter(|at| table.get(*at..*at + entry::ID.start).is_some_and(|kind| kind.iter().any(|b| *b != 0)))
+        .collect();
+    let id = |at: &usize| table.get(*at + entry::ID.start..*at + entry::ID.end) == Some(DATA.as_slice());
+    let data = used.iter().copied().find(id)?;
+    let last = long(table, data + entry::LAST)?;
+    if used.iter().any(|at| long(table, at + entry::FIRST).is_none_or(|first| first > last)) {
+        return None;
+    }
+    let step = ALIGNMENT / unit;
+    let new = (end / step * step).checked_sub(1).filter(|new| *new > last)?;
+    put(table, data + entry::LAST, new)
 }
 
 /// The table itself, if it is where the header says and has the sum that it says.

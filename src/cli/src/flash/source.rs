@@ -11,9 +11,19 @@ use std::{
 };
 
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// Behind a byte from 0x50 to 0x5f: a frame that is to be skipped, with which pzstd's streams begin.
+const SKIPPED: [u8; 3] = [0x2a, 0x4d, 0x18];
 /// Compressed files of other kinds, and what unpacks them.
-const FOREIGN: [(&[u8], &str); 3] =
-    [(&[0x1f, 0x8b], "gzip"), (b"BZh", "bzip2"), (&[0xfd, b'7', b'z', b'X'], "xz")];
+const FOREIGN: [(&[u8], &str); 6] = [
+    (&[0x1f, 0x8b], "gzip"),
+    (b"BZh", "bzip2"),
+    (&[0xfd, b'7', b'z', b'X'], "xz"),
+    (&[0x04, 0x22, 0x4d, 0x18], "lz4"),
+    (b"PK\x03\x04", "zip"),
+    (b"7z\xbc\xaf", "7z"),
+];
+/// What a RAUC bundle begins with.
+const SQUASHFS: &[u8] = b"hsqs";
 const DISCARD: usize = 1 << 20;
 
 /// An image and its map.
@@ -46,14 +56,24 @@ impl Source {
                 image.display()
             )));
         }
-        let compressed = head.starts_with(&ZSTD);
+        if head.starts_with(SQUASHFS) {
+            let reason = "is a bundle, not a disk's image; give it to `spacectl update`".into();
+            return Err(FlashError::Image { image, reason });
+        }
+        let skipped = |head: &[u8]| matches!(head, [0x50..=0x5f, rest @ ..] if rest.starts_with(&SKIPPED));
+        let compressed = head.starts_with(&ZSTD) || skipped(&head);
+        if !compressed && image.extension().is_some_and(|extension| extension == "zst") {
+            let reason = "does not begin as a zstd stream does; build or fetch it anew".into();
+            return Err(FlashError::Image { image, reason });
+        }
         let own = if compressed {
-            zstd::zstd_safe::get_frame_content_size(&head).ok().flatten()
+            zstd::zstd_safe::get_frame_content_size(&head).ok().flatten().filter(|_| !skipped(&head))
         } else {
             Some(length)
         };
+        // A stream may have more than one frame: that it is too short is found when it ends.
         if let (Some(bmap), Some(own)) = (&bmap, own)
-            && bmap.image_size != own
+            && (bmap.image_size < own || bmap.image_size > own && !compressed)
         {
             let reason = format!("has {own} bytes, its block map says {}", bmap.image_size);
             return Err(FlashError::Image { image, reason });

@@ -56,7 +56,7 @@ impl Target {
         };
         match need {
             Some(need) if target.size < need && !force => {
-                Err(FlashError::TooSmall { target: name.into(), have: target.size, need })
+                Err(FlashError::TooSmall { target: name.into(), have: target.size, need: Some(need) })
             }
             _ => Ok(target),
         }

@@ -71,7 +71,8 @@ impl Pen<'_> {
     fn failed(&self, error: io::Error) -> FlashError {
         let name = self.target.name();
         if error.kind() == io::ErrorKind::StorageFull {
-            return FlashError::TooSmall { target: name.into(), have: self.target.size(), need: self.total };
+            let need = Some(self.total).filter(|total| *total > 0);
+            return FlashError::TooSmall { target: name.into(), have: self.target.size(), need };
         }
         vanished(name, "it was written", self.synced, self.total, error)
     }

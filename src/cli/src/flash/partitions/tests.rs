@@ -6,13 +6,25 @@ const MIB: usize = 1 << 20;
 
 /// An image with two partitions, made by the library.
 fn image(sector: LogicalBlockSize, size: usize) -> Vec<u8> {
+    image_with(sector, size, &["esp", "root"])
+}
+
+/// The one that is called `data` has the number of a module's.
+fn image_with(sector: LogicalBlockSize, size: usize, names: &[&str]) -> Vec<u8> {
     let mut disk = Cursor::new(vec![0; size]);
     let unit = usize::try_from(u64::from(sector)).unwrap();
     ProtectiveMBR::with_lb_size(u32::try_from(size / unit - 1).unwrap()).overwrite_lba0(&mut disk).unwrap();
     let config = GptConfig::new().writable(true).logical_block_size(sector);
     let mut table = config.create_from_device(disk, None).unwrap();
-    table.add_partition("esp", 1 << 20, partition_types::EFI, 0, None).unwrap();
-    table.add_partition("root", 1 << 20, partition_types::LINUX_FS, 0, None).unwrap();
+    for name in names {
+        let kind = if *name == "esp" { partition_types::EFI } else { partition_types::LINUX_FS };
+        table.add_partition(name, 1 << 20, kind, 0, None).unwrap();
+    }
+    let mut partitions = table.take_partitions();
+    for data in partitions.values_mut().filter(|partition| partition.name == "data") {
+        data.part_guid = "5ace0001-0000-4000-8000-0000000000da".parse().unwrap();
+    }
+    table.update_partitions(partitions).unwrap();
     table.write().unwrap().into_inner()
 }
 
@@ -21,6 +33,8 @@ fn put_on(image: &[u8], size: usize) -> Vec<u8> {
     disk.resize(size, 0);
     let fit = fitting(&disk[..HEAD], u64::try_from(size).unwrap()).unwrap();
     disk[..fit.front.len()].copy_from_slice(&fit.front);
+    let table = usize::try_from(fit.table_at).unwrap();
+    disk[table..table + fit.table.len()].copy_from_slice(&fit.table);
     let begin = usize::try_from(fit.copy_at).unwrap();
     disk[begin..begin + fit.copy.len()].copy_from_slice(&fit.copy);
     disk
@@ -82,4 +96,33 @@ fn an_mbr_with_partitions_of_its_own_stays_as_it_is() {
     disk[462 + 4] = 0x0c;
     let fit = fitting(&disk[..HEAD], 8 << 20).unwrap();
     assert_eq!(fit.front[..512], disk[..512]);
+}
+
+#[test]
+fn the_data_partition_takes_what_is_free_behind_it() {
+    for sector in [LogicalBlockSize::Lb512, LogicalBlockSize::Lb4096] {
+        let unit = u64::from(sector);
+        let open = |disk: Vec<u8>| {
+            let config = GptConfig::new().logical_block_size(sector).only_valid_headers(true);
+            config.open_from_device(Cursor::new(disk)).unwrap()
+        };
+        let ends = |disk: Vec<u8>| -> Vec<u64> {
+            open(disk).partitions().values().map(|partition| (partition.last_lba + 1) * unit).collect()
+        };
+        let small = image_with(sector, 5 * MIB, &["esp", "data"]);
+        let before = ends(small.clone());
+        let disk = put_on(&small, 9 * MIB + 512 * 8);
+        // The last whole mebibyte that ends before the copy.
+        assert_eq!(ends(disk.clone()), [before[0], 8 << 20]);
+        let last = usize::try_from(unit).unwrap();
+        // The copy alone is enough.
+        let mut without = disk.clone();
+        without[last..6 * last].fill(0);
+        let config = GptConfig::new().logical_block_size(sector).only_valid_headers(false);
+        let read = config.open_from_device(Cursor::new(without)).unwrap();
+        assert_eq!(read.partitions(), open(disk).partitions());
+        // Another one is in the way.
+        let small = image_with(sector, 6 * MIB, &["data", "more"]);
+        assert_eq!(ends(put_on(&small, 9 * MIB)), ends(small));
+    }
 }
