@@ -57,3 +57,5 @@ slot_verity() {
     printf 'timeout 0\neditor no\nauto-entries no\n' > ${SPACECLOUD_SLOT_DIR}/loader.conf
 }
 slot_verity[vardepsexclude] = "IMAGE_NAME"
+# The script is run where it lies: the entry is made anew when it changes.
+do_image_erofs_lz4hc[file-checksums] += "${SPACECLOUD_BOOTSLOT}:True"

@@ -76,6 +76,11 @@ do_install() {
         echo "GROUND_MATCH=${SPACECLOUD_GROUND_MATCH}" >> ${D}${sysconfdir}/spacecloud/network.conf
     fi
     echo 'sources="${SPACECLOUD_SLOT_SOURCES}"' > ${D}${sysconfdir}/spacecloud/slot.conf
+    case "${SPACECLOUD_SLOT_SOURCES}" in *gpio*)
+        # The pins' driver may be a module that is loaded late.
+        install -d ${D}${systemd_system_unitdir}/spacecloud-slot.service.d
+        printf '[Unit]\nWants=systemd-udev-settle.service\n' > ${D}${systemd_system_unitdir}/spacecloud-slot.service.d/gpio.conf
+    esac
 
     install -d ${D}${sysconfdir}/containerd/certs.d/_default ${D}${sysconfdir}/containerd/certs.d/registry.spacecloud:5000
     install -m 0644 ${S}/containerd-config.toml ${D}${sysconfdir}/containerd/config.toml
@@ -141,6 +146,7 @@ FILES:${PN}-module = "\
     ${systemd_system_unitdir}/spacecloud-data.service \
     ${systemd_system_unitdir}/spacecloud-network.service \
     ${systemd_system_unitdir}/spacecloud-slot.service \
+    ${systemd_system_unitdir}/spacecloud-slot.service.d \
     ${systemd_unitdir}/system.conf.d \
 "
 FILES:${PN}-registry = "\

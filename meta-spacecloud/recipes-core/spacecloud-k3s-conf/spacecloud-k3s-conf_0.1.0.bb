@@ -9,6 +9,8 @@ LIC_FILES_CHKSUM = "file://${SPACECLOUD_TOP}/LICENSE;md5=4f6ef7152862ccb140526cb
 SRC_URI = "\
     file://bootslot.conf \
     file://config.yaml \
+    file://k3s-agent.service.conf \
+    file://k3s.service.conf \
     file://registries.yaml \
 "
 
@@ -27,6 +29,13 @@ do_install() {
     install -m 0600 ${S}/config.yaml ${D}${sysconfdir}/rancher/k3s/config.yaml.d/10-spacecloud.yaml
     install -d ${D}${sysconfdir}/spacecloud
     install -m 0644 ${S}/bootslot.conf ${D}${sysconfdir}/spacecloud/bootslot.conf
+    for unit in k3s k3s-agent; do
+        install -d ${D}${systemd_system_unitdir}/$unit.service.d
+        install -m 0644 ${S}/$unit.service.conf ${D}${systemd_system_unitdir}/$unit.service.d/spacecloud.conf
+    done
 }
 
-FILES:${PN} = "${sysconfdir}"
+FILES:${PN} = "\
+    ${sysconfdir} \
+    ${systemd_system_unitdir} \
+"

@@ -34,7 +34,7 @@ macro_rules! fragments {
 }
 
 /// The fragments, in the order in which they are merged. A test compares the list with the folder.
-const FRAGMENTS: [(&str, &str); 19] = fragments![
+const FRAGMENTS: [(&str, &str); 20] = fragments![
     "realtime.cfg",
     "init.cfg",
     "containers.cfg",
@@ -50,6 +50,7 @@ const FRAGMENTS: [(&str, &str); 19] = fragments![
     "nvme.cfg",
     "watchdog-edac.cfg",
     "uefi-pcie.cfg",
+    "gpio.cfg",
     "accelerators.cfg",
     "nfs.cfg",
     "x86-64.cfg",
