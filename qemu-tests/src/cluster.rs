@@ -219,7 +219,12 @@ impl Cluster {
     /// The cluster refuses.
     pub fn drain(&self, module: &str, wanted: bool) -> Result<(), SimError> {
         let mut client = self.client.clone();
-        let request = v1::CordonRequest { module: module.to_owned(), cordoned: wanted, draining: wanted };
+        let request = v1::CordonRequest {
+            module: module.to_owned(),
+            cordoned: wanted,
+            draining: wanted,
+            before_update: None,
+        };
         self.runtime.block_on(client.cordon(request)).map(drop).map_err(|s| refused(&s))
     }
 }

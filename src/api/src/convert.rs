@@ -149,6 +149,9 @@ pub fn view_module(module: &Module, liveness: Liveness, cpu: u64, memory: u64, i
         labels: module.labels.clone().into_iter().collect(),
         server: module.server,
         root: module.root.as_ref().map(view_root),
+        before_update: module
+            .before_update
+            .map(|c| v1::Cordon { cordoned: c.cordoned, draining: c.draining }),
         storage: module.storage.clone(),
     }
 }

@@ -11,7 +11,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// Asks for the drain and, with a limit, waits until nothing is left there.
 pub(crate) async fn drain(server: &Server, module: &str, limit: Option<Span>) -> Result<(), Failure> {
-    let request = CordonRequest { module: module.to_owned(), cordoned: true, draining: true };
+    let request =
+        CordonRequest { module: module.to_owned(), cordoned: true, draining: true, before_update: None };
     print_done(&server.cordon(request).await?)?;
     let Some(limit) = limit else { return Ok(()) };
     let mut seen = Seen::default();

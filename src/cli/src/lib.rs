@@ -123,7 +123,8 @@ async fn perform(args: Args) -> Result<(), Failure> {
 }
 
 async fn cordon(server: &client::Server, module: String, cordoned: bool) -> Result<(), Failure> {
-    let done = server.cordon(CordonRequest { module, cordoned, draining: false }).await?;
+    let done =
+        server.cordon(CordonRequest { module, cordoned, draining: false, before_update: None }).await?;
     print_done(&done)
 }
 

@@ -99,7 +99,36 @@ fn a_module_that_does_not_come_back_stays_drained() {
     let (code, _, err) = spacectl(serving.home(), &["update", "module-2", "b.raucb", "--limit", "3s"]);
     let line = err.lines().last().unwrap();
     assert!(code == 1 && line.contains("module-2 was not done within 3s, last seen restarts"), "{err}");
+    assert!(line.contains("; it stays drained: "), "{line}");
     assert_eq!(serving.asked().last().unwrap(), "install module-2");
+    // It comes back by itself; saying the same again gives it back, as the operator had it.
+    serving.show(|s| {
+        let module = &mut s.modules[1];
+        assert!(module.draining);
+        module.state = "ready".into();
+        let root = module.root.as_mut().unwrap();
+        (root.slot, root.version) = ("b".into(), "2.0".into());
+        root.update.as_mut().unwrap().phase = "done".into();
+    });
+    let (code, out, err) = spacectl(serving.home(), &["update", "module-2", "b.raucb"]);
+    assert!(code == 0 && out.starts_with("module-2 runs 2.0 already, from slot b"), "{out}{err}");
+    assert_eq!(serving.asked().last().unwrap(), "module-2 cordoned=false draining=false");
+}
+
+#[test]
+fn a_module_that_fell_back_after_nobody_watched_is_updated_and_given_back() {
+    let serving = chassis();
+    serving.destine("module-2", Fate::Vanishes);
+    serving.show(|s| s.modules[1].cordoned = true);
+    spacectl(serving.home(), &["update", "module-2", "b.raucb", "--limit", "3s"]);
+    serving.destine("module-2", Fate::Good);
+    serving.show(|s| {
+        s.modules[1].state = "ready".into();
+        s.modules[1].root.as_mut().unwrap().update.as_mut().unwrap().phase = "failed".into();
+    });
+    let (code, out, err) = spacectl(serving.home(), &["update", "module-2", "b.raucb"]);
+    assert!(code == 0 && out.starts_with("module-2 updated from 1.0 to 2.0 in "), "{out}{err}");
+    assert_eq!(serving.asked().last().unwrap(), "module-2 cordoned=true draining=false");
 }
 
 #[test]

@@ -173,5 +173,6 @@ fn describe(config: &Config, live: &str, root: Option<model::RootSlot>) -> anyho
         server: config.roles().0,
         absence: Span(0),
         root,
+        before_update: None,
     })
 }

@@ -172,8 +172,10 @@ impl Writer {
 
 fn digest(path: &Path) -> io::Result<String> {
     use sha2::{Digest, Sha256};
-    let mut hash = Sha256::new();
-    io::copy(&mut fs::File::open(path)?, &mut hash)?;
+    let (mut hash, mut file) = (Sha256::new(), fs::File::open(path)?);
+    io::copy(&mut file, &mut hash)?;
+    // What counts as whole from now on must be so after a power cut too.
+    file.sync_all()?;
     Ok(hex::encode(hash.finalize()))
 }
 

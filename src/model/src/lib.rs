@@ -50,7 +50,7 @@ pub use history::{Combination, Outcome, Run, Success};
 pub use image::ImageRef;
 pub use instance::{Desired, Instance, InstanceId, Observed, Phase, ReplicaId};
 pub use live::Live;
-pub use module::{Capacity, Liveness, Module};
+pub use module::{Capacity, Cordon, Liveness, Module};
 pub use name::Name;
 pub use port::{Port, PortId, Protocol};
 pub use quantity::{Bytes, Cpu, Milli, Span};

@@ -83,4 +83,16 @@ pub struct Module {
     /// The root slot that it runs from, if it was started from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<RootSlot>,
+    /// An update has it drained; this is how the operator had it, and gets it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before_update: Option<Cordon>,
+}
+
+/// What an operator wants of a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cordon {
+    /// No new instances.
+    pub cordoned: bool,
+    /// What runs there moves away. Implies cordoned.
+    pub draining: bool,
 }

@@ -107,24 +107,23 @@ impl KeptUpdate {
     /// What has become of it, now that the module runs from `slot` in the boot with id `boot`.
     #[must_use]
     pub fn judge(&self, slot: &str, boot: &str, proven: bool) -> SlotUpdate {
+        use UpdatePhase::{Done, Fetching, Installing, Rebooting, Trial};
         let fail =
             |message: String| SlotUpdate { phase: UpdatePhase::Failed, message, ..self.update.clone() };
         let phase = |phase| SlotUpdate { phase, ..self.update.clone() };
         let (same_boot, in_target) = (self.boot == boot, self.target == slot);
         match self.update.phase {
-            UpdatePhase::Rebooting | UpdatePhase::Trial if in_target && proven => phase(UpdatePhase::Done),
-            UpdatePhase::Rebooting | UpdatePhase::Trial if in_target => phase(UpdatePhase::Trial),
-            UpdatePhase::Rebooting | UpdatePhase::Trial if !same_boot => fail(format!(
+            // Power may also be cut when the slot is whole already, and that was not yet noted down.
+            Installing | Rebooting | Trial if in_target => phase(if proven { Done } else { Trial }),
+            Rebooting | Trial if !same_boot => fail(format!(
                 "slot {} did not prove good; the module fell back to slot {slot} by itself",
                 self.target
             )),
-            UpdatePhase::Installing if same_boot => {
+            Installing if same_boot => {
                 fail(format!("the agent was restarted while slot {} was written", self.target))
             }
-            UpdatePhase::Installing => {
-                fail(format!("the module was restarted while slot {} was written", self.target))
-            }
-            UpdatePhase::Fetching => fail("the agent was restarted while the bundle was fetched".to_owned()),
+            Installing => fail(format!("the module was restarted while slot {} was written", self.target)),
+            Fetching => fail("the agent was restarted while the bundle was fetched".to_owned()),
             _ => self.update.clone(),
         }
     }
@@ -142,11 +141,14 @@ mod tests {
 
     #[test]
     fn a_reboot_leads_to_a_trial_to_a_proof_or_back() {
-        use UpdatePhase::{Done, Failed, Rebooting, Trial};
+        use UpdatePhase::{Done, Failed, Installing, Rebooting, Trial};
         let judged = |slot, boot, proven| kept(Rebooting).judge(slot, boot, proven).phase;
         assert_eq!(judged("a", "before", true), Rebooting);
         assert_eq!(judged("b", "after", false), Trial);
         assert_eq!(judged("b", "after", true), Done);
+        // The slot was whole, only the note was not.
+        assert_eq!(kept(Installing).judge("b", "after", false).phase, Trial);
+        assert_eq!(kept(Installing).judge("b", "after", true).phase, Done);
         let back = kept(Trial).judge("a", "third", true);
         assert_eq!(back.phase, Failed);
         assert!(

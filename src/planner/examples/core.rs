@@ -99,6 +99,7 @@ fn module(slot: u16) -> Module {
         server: false,
         absence: Span(0),
         root: None,
+        before_update: None,
     }
 }
 

@@ -104,8 +104,8 @@ impl Core {
         let name = module.name.clone();
         match self.modules.get(&name) {
             Some(known) => {
-                (module.cordoned, module.draining, module.absence) =
-                    (known.cordoned, known.draining, known.absence);
+                (module.cordoned, module.draining) = (known.cordoned, known.draining);
+                (module.before_update, module.absence) = (known.before_update, known.absence);
             }
             None => self.event(Severity::Normal, &name, "Joined", format!("in slot {}", module.slot)),
         }

@@ -5,7 +5,7 @@ use crate::{
     pool::unit::PolicyError,
     step::{Reply, Request},
 };
-use model::{App, AppSpec, Name, PortId, Severity, SpecError};
+use model::{App, AppSpec, Cordon, Name, PortId, Severity, SpecError};
 use std::collections::BTreeSet;
 use thiserror::Error;
 
@@ -79,6 +79,16 @@ pub enum Refusal {
     /// An update is not over yet.
     #[error("{0} is being updated; wait for its end, which `spacectl get events` says")]
     UpdateUnderWay(Name),
+    /// It was lost before the update was over, which nobody can see the end of.
+    #[error(
+        "{0} was lost in the middle of an update; mend it until it is back, or let `spacectl forget {0}` take it off the register"
+    )]
+    LostInUpdate(Name),
+    /// The other slot is the one to fall back to.
+    #[error(
+        "{0} runs from a slot that has not proven good yet, and the other slot is what it falls back to; wait until it has"
+    )]
+    NotProven(Name),
     /// It does not have the bundle.
     #[error("{0} has not checked this bundle; let it fetch the bundle first, as `spacectl update` does")]
     NotChecked(Name),
@@ -198,12 +208,15 @@ impl Core {
             Request::DeleteVolumes(names) => self.delete_volumes(&names),
             Request::Scale(name, replicas) => self.scale(&name, replicas),
             Request::Cordon { module, cordoned, draining } => self.cordon(&module, cordoned, draining),
+            Request::SetAside(module, before) => self.set_aside(&module, before),
             Request::Maintenance { module, number, maintenance } => {
                 self.set_maintenance(&module, number, maintenance)
             }
             Request::Resize(name, amounts) => self.resize(&name, amounts),
             Request::Forget(module) => self.forget_module(&module),
-            Request::Update { module, bundle, install } => self.update_module(&module, &bundle, install),
+            Request::Update { module, bundle, attempt, install } => {
+                self.update_module(&module, &bundle, &attempt, install)
+            }
         }
     }
 
@@ -304,7 +317,7 @@ impl Core {
 
     fn cordon(&mut self, name: &Name, cordoned: bool, draining: bool) -> Result<Reply, Refusal> {
         let mut module = self.modules.get(name).cloned().ok_or_else(|| Refusal::NoModule(name.clone()))?;
-        (module.cordoned, module.draining) = (cordoned || draining, draining);
+        (module.cordoned, module.draining, module.before_update) = (cordoned || draining, draining, None);
         let word = match (cordoned, draining) {
             (_, true) => "draining",
             (true, false) => "cordoned",
@@ -313,5 +326,14 @@ impl Core {
         self.put_module(module);
         self.event(Severity::Normal, name, "Operator", word.to_owned());
         Ok(Reply { lines: vec![format!("module {name} {word}")] })
+    }
+
+    /// Drained, by an update that gives it back later as the operator had it.
+    fn set_aside(&mut self, name: &Name, before: Cordon) -> Result<Reply, Refusal> {
+        let mut module = self.modules.get(name).cloned().ok_or_else(|| Refusal::NoModule(name.clone()))?;
+        (module.cordoned, module.draining, module.before_update) = (true, true, Some(before));
+        self.put_module(module);
+        self.event(Severity::Normal, name, "Operator", "draining for an update".to_owned());
+        Ok(Reply { lines: vec![format!("module {name} draining for an update")] })
     }
 }

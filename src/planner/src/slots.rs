@@ -52,6 +52,7 @@ impl Core {
         &mut self,
         name: &Name,
         bundle: &str,
+        attempt: &str,
         install: bool,
     ) -> Result<Reply, Refusal> {
         let module = self.modules.get(name).ok_or_else(|| Refusal::NoModule(name.clone()))?;
@@ -60,8 +61,18 @@ impl Core {
             return Err(Refusal::NotReady(name.clone()));
         }
         let root = module.root.as_ref().ok_or_else(|| Refusal::NoSlots(name.clone()))?;
+        let begun = |u: &model::SlotUpdate| {
+            let over = matches!(u.phase, UpdatePhase::Done | UpdatePhase::Failed);
+            install && u.attempt == attempt && u.bundle == bundle && (over || u.phase.is_critical())
+        };
+        if root.update.as_ref().is_some_and(begun) {
+            return Ok(Reply { lines: vec![format!("module {name} is at it already")] });
+        }
         if root.update.as_ref().is_some_and(|u| u.phase.is_critical()) {
             return Err(Refusal::UpdateUnderWay(name.clone()));
+        }
+        if !root.proven {
+            return Err(Refusal::NotProven(name.clone()));
         }
         let word = if install {
             let checked = |u: &model::SlotUpdate| u.phase == UpdatePhase::Checked && u.bundle == bundle;
@@ -73,7 +84,9 @@ impl Core {
                 m.root.as_ref().and_then(|r| r.update.as_ref()).is_some_and(|u| u.phase.is_critical())
             };
             if let Some(other) = others.into_iter().find(|m| critical(m)) {
-                return Err(Refusal::UpdateUnderWay(other.name.clone()));
+                let other = other.name.clone();
+                let lost = self.links.get(&other).is_none_or(|link| link.liveness == Liveness::Lost);
+                return Err(if lost { Refusal::LostInUpdate(other) } else { Refusal::UpdateUnderWay(other) });
             }
             let there = |i: &&Instance| i.module.as_ref() == Some(name);
             if let Some(left) = self.instances.values().find(there) {
@@ -96,7 +109,7 @@ mod tests {
     use crate::Request;
     use crate::step::Event;
     use crate::testing::{Bench, name, spec};
-    use model::SlotUpdate;
+    use model::{Cordon, SlotUpdate};
 
     fn root(phase: UpdatePhase) -> RootSlot {
         let update = SlotUpdate {
@@ -120,7 +133,12 @@ mod tests {
     }
 
     fn ask(bench: &mut Bench, module: &str, install: bool) -> Result<Reply, Refusal> {
-        bench.ask(Request::Update { module: name(module), bundle: "1f".into(), install })
+        ask_again(bench, module, "8", install)
+    }
+
+    fn ask_again(bench: &mut Bench, module: &str, attempt: &str, install: bool) -> Result<Reply, Refusal> {
+        let attempt = attempt.to_owned();
+        bench.ask(Request::Update { module: name(module), bundle: "1f".into(), attempt, install })
     }
 
     fn drain(bench: &mut Bench, module: &str, draining: bool) {
@@ -147,9 +165,43 @@ mod tests {
         ask(&mut bench, "module-2", true).unwrap();
         say(&mut bench, "module-2", UpdatePhase::Installing);
         assert_eq!(ask(&mut bench, "module-2", false), Err(Refusal::UpdateUnderWay(name("module-2"))));
+        assert_eq!(ask(&mut bench, "module-2", true), Err(Refusal::UpdateUnderWay(name("module-2"))));
+        // Its own order, whose answer was lost, and one that has no end.
+        ask_again(&mut bench, "module-2", "7", true).unwrap();
         bench.silent.insert(name("module-2"));
         bench.run(5_000);
         assert_eq!(ask(&mut bench, "module-2", false), Err(Refusal::NotReady(name("module-2"))));
+        say(&mut bench, "module-1", UpdatePhase::Checked);
+        let refused = ask(&mut bench, "module-1", true);
+        assert_eq!(refused, Err(Refusal::LostInUpdate(name("module-2"))));
+    }
+
+    #[test]
+    fn the_slot_to_fall_back_to_is_not_written() {
+        let mut bench = Bench::new(&[0, 0]);
+        let unproven = RootSlot { proven: false, ..root(UpdatePhase::Failed) };
+        bench.step(Event::Root(name("module-2"), unproven)).unwrap();
+        for install in [false, true] {
+            assert_eq!(ask(&mut bench, "module-2", install), Err(Refusal::NotProven(name("module-2"))));
+        }
+        say(&mut bench, "module-2", UpdatePhase::Failed);
+        ask(&mut bench, "module-2", false).unwrap();
+    }
+
+    #[test]
+    fn how_an_operator_had_a_module_is_kept_until_he_says_something_else() {
+        let mut bench = Bench::new(&[0]);
+        let before = Cordon { cordoned: true, draining: false };
+        bench.ask(Request::SetAside(name("module-1"), before)).unwrap();
+        let kept = |bench: &Bench| {
+            let (module, _) = bench.core.modules().next().unwrap();
+            (module.cordoned, module.draining, module.before_update)
+        };
+        assert_eq!(kept(&bench), (true, true, Some(before)));
+        bench.refit(1, |module| module.kernel = "after its restart".into());
+        assert_eq!(kept(&bench), (true, true, Some(before)));
+        drain(&mut bench, "module-1", false);
+        assert_eq!(kept(&bench), (false, false, None));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub enum Request {
         /// Move away what runs there.
         draining: bool,
     },
+    /// Drain a module for an update. How the operator had it is kept until it is cordoned, drained or uncordoned again.
+    SetAside(Name, model::Cordon),
     /// Take one accelerator out of use, or give it back.
     Maintenance {
         /// Where.
@@ -49,6 +51,8 @@ pub enum Request {
         module: Name,
         /// The bundle's SHA-256, in hexadecimal digits.
         bundle: String,
+        /// Which try this is. One that is under way may be asked for again: its answer may have been lost.
+        attempt: String,
         /// Write it and restart; else only fetch and check it.
         install: bool,
     },

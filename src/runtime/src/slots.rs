@@ -69,6 +69,8 @@ pub trait Slots: Send + Sync {
     async fn inspect(&self, bundle: &Path) -> Result<BundleFacts, SlotError>;
     /// Writes a bundle into the slot that does not run, and has it started next.
     async fn install(&self, bundle: &Path, told: Hundredths<'_>) -> Result<(), SlotError>;
+    /// Sees to it that a slot whose writing was not seen to its end is not started.
+    async fn abandon(&self, slot: &str) -> Result<(), SlotError>;
     /// Asks for a restart of the module.
     async fn reboot(&self) -> Result<(), SlotError>;
 }
@@ -100,6 +102,19 @@ impl Rauc {
         let output =
             Command::new(&tool).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output().await;
         output.map_err(|source| SlotError::Tool { tool, source })
+    }
+
+    async fn succeed(
+        &self,
+        operation: &'static str,
+        tool: &str,
+        arguments: &[&str],
+    ) -> Result<(), SlotError> {
+        let output = self.run(tool, arguments).await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(SlotError::Failed { operation, reason: last_words(&String::from_utf8_lossy(&output.stderr)) })
     }
 }
 
@@ -183,13 +198,14 @@ impl Slots for Rauc {
         Err(SlotError::Failed { operation: "install the bundle", reason })
     }
 
+    async fn abandon(&self, slot: &str) -> Result<(), SlotError> {
+        // RAUC is a service of its own, and would go on. It starts again when it is asked for something.
+        self.succeed("give the slot up", "usr/bin/systemctl", &["stop", "rauc.service"]).await?;
+        self.succeed("give the slot up", "usr/libexec/spacecloud/bootslot", &["set-state", slot, "bad"]).await
+    }
+
     async fn reboot(&self) -> Result<(), SlotError> {
-        let output = self.run("usr/bin/systemctl", &["--no-block", "reboot"]).await?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let reason = last_words(&String::from_utf8_lossy(&output.stderr));
-        Err(SlotError::Failed { operation: "restart the module", reason })
+        self.succeed("restart the module", "usr/bin/systemctl", &["--no-block", "reboot"]).await
     }
 }
 

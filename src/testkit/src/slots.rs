@@ -19,6 +19,10 @@ struct State {
     proven: bool,
     boot: u32,
     restarting: bool,
+    /// The other slot would be started next.
+    written: bool,
+    /// Whoever installs is never told of its end.
+    endless: bool,
 }
 
 const NAMES: [&str; 2] = ["a", "b"];
@@ -26,7 +30,18 @@ const NAMES: [&str; 2] = ["a", "b"];
 impl Default for FakeSlots {
     fn default() -> Self {
         let versions = ["1.0".to_owned(), String::new()];
-        Self { state: Mutex::new(State { slot: 0, versions, proven: true, boot: 1, restarting: false }) }
+        let (restarting, written, endless) = (false, false, false);
+        Self {
+            state: Mutex::new(State {
+                slot: 0,
+                versions,
+                proven: true,
+                boot: 1,
+                restarting,
+                written,
+                endless,
+            }),
+        }
     }
 }
 
@@ -49,6 +64,27 @@ impl FakeSlots {
         }
         state.restarting = false;
         state.boot += 1;
+    }
+
+    /// Answers whether nobody is told of it.
+    fn write(&self, version: String) -> bool {
+        let mut state = self.lock();
+        let other = 1 - state.slot;
+        if let Some(place) = state.versions.get_mut(other) {
+            *place = version;
+        }
+        state.written = true;
+        state.endless
+    }
+
+    /// The other slot would be started next.
+    pub fn is_written(&self) -> bool {
+        self.lock().written
+    }
+
+    /// From now on an installation comes to its end, and nobody hears of it.
+    pub fn end_silently(&self) {
+        self.lock().endless = true;
     }
 
     /// The slot that runs proves good.
@@ -92,11 +128,17 @@ impl Slots for FakeSlots {
     async fn install(&self, bundle: &Path, told: Hundredths<'_>) -> Result<(), SlotError> {
         told(40);
         let facts = read(bundle)?;
-        let mut state = self.lock();
-        let other = 1 - state.slot;
-        if let Some(version) = state.versions.get_mut(other) {
-            *version = facts.version;
+        if self.write(facts.version) {
+            std::future::pending::<()>().await;
         }
+        Ok(())
+    }
+
+    async fn abandon(&self, slot: &str) -> Result<(), SlotError> {
+        let mut state = self.lock();
+        let other = NAMES.get(1 - state.slot).copied().unwrap_or_default();
+        assert_eq!(slot, other, "only what does not run is given up");
+        state.written = false;
         Ok(())
     }
 

@@ -53,6 +53,16 @@ pub enum UpdateError {
     /// Somebody is at it.
     #[error("{0} is being updated already; wait for its end, which `spacectl get events` says")]
     UnderWay(String),
+    /// It has no end that anybody could wait for.
+    #[error(
+        "{0} was lost in the middle of an update, and only one module is updated at a time; mend it until it is back, or let `spacectl forget {0}` take it off the register"
+    )]
+    LostInUpdate(String),
+    /// The other slot is the one to fall back to.
+    #[error(
+        "{0} runs from a slot that has not proven good yet, and the other slot is what it falls back to; wait until it has"
+    )]
+    NotProven(String),
     /// The apps are not whole, and a module less would make it worse.
     #[error(
         "{module}: not begun, for {app} has {ready} of {replicas} replicas ready; mend that first (`spacectl get instances`)"
@@ -91,7 +101,8 @@ pub enum UpdateError {
     },
     /// It is not known what has become of it.
     #[error(
-        "{module} was not done within {limit}, last seen {state}; it stays drained: look at its console and at `spacectl get events`, then say the same again"
+        "{module} was not done within {limit}, last seen {state}{}: look at its console and at `spacectl get events`, then say the same again",
+        if *.drained { "; it stays drained" } else { "" }
     )]
     TooLate {
         /// Which.
@@ -100,5 +111,7 @@ pub enum UpdateError {
         limit: Span,
         /// How far it was.
         state: String,
+        /// It takes no work.
+        drained: bool,
     },
 }

@@ -26,6 +26,9 @@ use roll::{Outcome, Roll};
 use say::Say;
 use std::path::PathBuf;
 
+/// A slot that never gets into the cluster uses up all its tries, each for as long as a trial may last.
+const LIMIT: &str = "30min";
+
 /// What to update, and with what.
 #[derive(Debug, Args)]
 #[command(allow_missing_positional = true)]
@@ -38,8 +41,8 @@ pub(crate) struct Update {
     /// All modules, one after the other, the server's last
     #[arg(long)]
     all: bool,
-    /// How long one module may take for each step: to fetch, to be emptied, and from installing to proven good
-    #[arg(long, value_name = "SPAN", default_value = "15min")]
+    /// How long one module may take for each step: to fetch, to be emptied, and from installing to proven good, or back
+    #[arg(long, value_name = "SPAN", default_value = LIMIT)]
     limit: Span,
     /// How to print the result
     #[arg(short, long, value_enum, default_value_t)]
@@ -54,7 +57,7 @@ pub(crate) async fn update(server: &Server, asked: Update) -> Result<(), Failure
     let plan = plan::plan(&server.snapshot().await?, which, &bundle)?;
     let mut outcomes: Vec<Outcome> = plan.unchanged.iter().map(Outcome::unchanged).collect();
     let mut failure = None;
-    if !plan.targets.is_empty() {
+    if !plan.targets.is_empty() || !plan.left_drained.is_empty() {
         failure = roll_all(server, &bundle, &plan, asked.limit, &mut outcomes).await.err();
     }
     match asked.output {
@@ -71,9 +74,15 @@ async fn roll_all(
     limit: Span,
     outcomes: &mut Vec<Outcome>,
 ) -> Result<(), Failure> {
-    send::send(server, bundle).await?;
     let tasks = server.tables().await?.tasks.into_iter().map(|task| task.name).collect();
     let mut roll = Roll::new(server, bundle, limit, tasks, Say::new());
+    for target in &plan.left_drained {
+        roll.give_back(target).await?;
+    }
+    if plan.targets.is_empty() {
+        return Ok(());
+    }
+    send::send(server, bundle).await?;
     // Whatever can be found wrong with the bundle is found before anything is moved.
     for target in &plan.targets {
         roll.check(target).await?;
@@ -99,4 +108,27 @@ fn report(bundle: &Bundle, outcomes: &[Outcome]) -> serde_json::Value {
         },
         "modules": outcomes.iter().map(Outcome::json).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// The scripts' own numbers: whoever waits as long as he does by default learns that a module fell back.
+    #[test]
+    fn a_slot_that_never_joins_has_fallen_back_before_the_limit() {
+        let number = |text: &str, key: &str| -> u32 {
+            text.lines().find_map(|line| line.strip_prefix(key)?.parse().ok()).unwrap()
+        };
+        let files =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../meta-spacecloud/recipes-core/spacecloud-conf/files");
+        let read = |name: &str| std::fs::read_to_string(format!("{files}/{name}")).unwrap();
+        let (tries, within) =
+            (number(&read("bootslot"), "tries="), number(&read("spacecloud-trial"), "within="));
+        // For firmware, boot manager and kernel, once more into the old slot, and to write the slot before that.
+        let (boot, write) = (Duration::from_secs(60), Duration::from_secs(180));
+        let longest = tries * (Duration::from_secs(within.into()) + boot) + boot + write;
+        assert!(longest < LIMIT.parse::<Span>().unwrap().duration(), "{longest:?}");
+    }
 }

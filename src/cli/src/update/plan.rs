@@ -1,7 +1,7 @@
 //! Which modules are updated, in which order, and whether that may be begun at all. No I/O.
 
 use super::{UpdateError, bundle::Bundle};
-use api::v1::{Instance, Module, RootSlot, Snapshot};
+use api::v1::{Cordon, Instance, Module, RootSlot, Snapshot};
 use model::Name;
 use std::collections::BTreeSet;
 
@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) targets: Vec<Target>,
     /// They run this very bundle.
     pub(crate) unchanged: Vec<Target>,
+    /// Of these the ones that an update has drained which nobody saw the end of: they get back what they had.
+    pub(crate) left_drained: Vec<Target>,
 }
 
 /// All modules are checked before the first is touched.
@@ -47,22 +49,31 @@ pub(crate) fn plan(snapshot: &Snapshot, which: Which<'_>, bundle: &Bundle) -> Re
         });
     }
     modules.sort_by_key(|m| (m.server, m.slot));
-    let mut plan = Plan { targets: Vec::new(), unchanged: Vec::new() };
+    // Only one at a time may be in the middle of an update, so this one would hold up all others.
+    if let Some(stuck) = snapshot.modules.iter().find(|m| m.state == "lost" && in_the_middle(m)) {
+        return Err(UpdateError::LostInUpdate(stuck.name.clone()));
+    }
+    let mut plan = Plan { targets: Vec::new(), unchanged: Vec::new(), left_drained: Vec::new() };
     for module in modules {
         let root = updatable(module, bundle)?;
+        let now = Cordon { cordoned: module.cordoned, draining: module.draining };
+        let before = module.before_update.unwrap_or(now);
         let target = Target {
             module: module.name.clone(),
             slot: root.slot.clone(),
             version: root.version.clone(),
-            cordoned: module.cordoned,
-            draining: module.draining,
+            cordoned: before.cordoned,
+            draining: before.draining,
         };
         let runs_it = root.update.as_ref().is_some_and(|u| u.phase == "done" && u.bundle == bundle.digest);
-        if runs_it {
-            plan.unchanged.push(target);
+        if !runs_it {
+            plan.targets.push(target);
             continue;
         }
-        plan.targets.push(target);
+        if module.before_update.is_some() {
+            plan.left_drained.push(target.clone());
+        }
+        plan.unchanged.push(target);
     }
     Ok(plan)
 }
@@ -77,11 +88,19 @@ fn updatable<'a>(module: &'a Module, bundle: &Bundle) -> Result<&'a RootSlot, Up
         let (own, bundle) = (root.compatible.clone(), bundle.compatible.clone());
         return Err(UpdateError::Foreign { module: name(), own, bundle });
     }
-    let critical = ["installing", "rebooting", "trial"];
-    if root.update.as_ref().is_some_and(|u| critical.contains(&u.phase.as_str())) {
+    if in_the_middle(module) {
         return Err(UpdateError::UnderWay(name()));
     }
+    if !root.proven {
+        return Err(UpdateError::NotProven(name()));
+    }
     Ok(root)
+}
+
+/// Between the first byte that is written to a slot and the proof that the slot is good.
+fn in_the_middle(module: &Module) -> bool {
+    let update = module.root.as_ref().and_then(|root| root.update.as_ref());
+    update.is_some_and(|u| ["installing", "rebooting", "trial"].contains(&u.phase.as_str()))
 }
 
 /// What still is on a module.
@@ -159,13 +178,26 @@ mod tests {
             (vec!["module-3".to_owned(), "module-1".to_owned()], vec!["module-2".to_owned()])
         );
         assert!(made.targets[0].cordoned && !made.targets[1].cordoned);
+        assert_eq!(made.left_drained, []);
+        // What an update has drained that nobody saw the end of.
+        for module in &mut all.modules[1..] {
+            (module.cordoned, module.draining) = (true, true);
+            module.before_update = Some(Cordon { cordoned: false, draining: false });
+        }
+        let made = plan(&all, Which::All, &bundle()).unwrap();
+        assert_eq!(names(&made.left_drained), ["module-2"]);
+        assert!(!made.targets[0].draining && !made.left_drained[0].draining);
     }
 
     #[test]
     fn nothing_begins_when_one_module_cannot_be_updated() {
         let third = &Name::of_module(3);
         type Change = fn(&mut Module);
-        let cases: [(Change, &str); 4] = [
+        let cases: [(Change, &str); 5] = [
+            (
+                |m| m.root.as_mut().unwrap().proven = false,
+                "module-3 runs from a slot that has not proven good",
+            ),
             (|m| m.state = "lost".into(), "module-3 is lost"),
             (|m| m.root = None, "module-3 was not started from a root slot"),
             (
@@ -183,6 +215,11 @@ mod tests {
             }
             plan(&all, Which::One(&Name::of_module(2)), &bundle()).unwrap();
         }
+        let mut all = chassis();
+        all.modules[2].state = "lost".into();
+        all.modules[2].root.as_mut().unwrap().update = update("rebooting");
+        let line = refused(&all, Which::One(&Name::of_module(2)));
+        assert!(line.starts_with("module-3 was lost in the middle of an update"), "{line}");
         assert!(
             refused(&chassis(), Which::One(&Name::of_module(9))).starts_with("there is no module module-9")
         );

@@ -8,7 +8,7 @@ use super::{
     send,
 };
 use crate::{Failure, client::Server};
-use api::v1::{CordonRequest, Module, Snapshot, UpdateRequest};
+use api::v1::{Cordon, CordonRequest, Module, Snapshot, UpdateRequest};
 use model::Span;
 use serde_json::{Value, json};
 use std::{
@@ -125,6 +125,8 @@ pub(super) struct Roll<'a> {
     eye: Eye<'a>,
     /// Tells this roll's orders from those before it.
     attempt: String,
+    /// The module in hand takes no work.
+    drained: bool,
 }
 
 impl<'a> Roll<'a> {
@@ -138,7 +140,7 @@ impl<'a> Roll<'a> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let attempt = format!("{}-{}", now.as_nanos(), std::process::id());
         let eye = Eye { server, stream: None, last: None };
-        Self { server, bundle, limit, tasks, say, eye, attempt }
+        Self { server, bundle, limit, tasks, say, eye, attempt, drained: false }
     }
 
     /// The module fetches the bundle and checks it. Nothing is moved for that.
@@ -150,14 +152,29 @@ impl<'a> Roll<'a> {
     pub(super) async fn install(&mut self, target: &Target) -> Result<Duration, Failure> {
         let begun = Instant::now();
         self.whole(target, BECOME_WHOLE).await?;
-        self.cordon(target, true, true).await?;
+        self.set_aside(target).await?;
+        self.drained = true;
         let outcome = self.empty_and_install(target).await;
         match &outcome {
             // Nobody knows how it is: it gets no work before somebody has looked.
             Err(Failure::Update(UpdateError::TooLate { .. })) => {}
-            _ => self.cordon(target, target.cordoned, target.draining).await?,
+            _ => self.give_back(target).await?,
         }
         outcome.map(|()| begun.elapsed())
+    }
+
+    /// The module is again as the operator had it.
+    pub(super) async fn give_back(&mut self, target: &Target) -> Result<(), Failure> {
+        self.drained = false;
+        let (module, cordoned, draining) = (target.module.clone(), target.cordoned, target.draining);
+        self.cordon(CordonRequest { module, cordoned, draining, before_update: None }).await
+    }
+
+    /// Drained, and the server keeps how the operator had it, for whoever has to go on with this.
+    async fn set_aside(&self, target: &Target) -> Result<(), Failure> {
+        let before = Cordon { cordoned: target.cordoned, draining: target.draining };
+        let (module, before_update) = (target.module.clone(), Some(before));
+        self.cordon(CordonRequest { module, cordoned: true, draining: true, before_update }).await
     }
 
     async fn empty_and_install(&mut self, target: &Target) -> Result<(), Failure> {
@@ -248,7 +265,7 @@ impl<'a> Roll<'a> {
 
     fn too_late(&self, target: &Target, state: &str) -> Failure {
         let (module, state) = (target.module.clone(), state.to_owned());
-        UpdateError::TooLate { module, limit: self.limit, state }.into()
+        UpdateError::TooLate { module, limit: self.limit, state, drained: self.drained }.into()
     }
 
     async fn ask(&self, module: &str, install: bool) -> Result<(), Failure> {
@@ -260,12 +277,8 @@ impl<'a> Roll<'a> {
         .await
     }
 
-    async fn cordon(&self, target: &Target, cordoned: bool, draining: bool) -> Result<(), Failure> {
-        self.insist(async || {
-            let request = CordonRequest { module: target.module.clone(), cordoned, draining };
-            self.server.cordon(request).await
-        })
-        .await
+    async fn cordon(&self, request: CordonRequest) -> Result<(), Failure> {
+        self.insist(async || self.server.cordon(request.clone()).await).await
     }
 
     /// A server that is away for a moment is asked again.

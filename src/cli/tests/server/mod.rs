@@ -156,12 +156,12 @@ impl Cluster for Desk {
     }
 
     async fn cordon(&self, request: Request<CordonRequest>) -> Answer<Done> {
-        let CordonRequest { module, cordoned, draining } = request.into_inner();
+        let CordonRequest { module, cordoned, draining, before_update } = request.into_inner();
         match module.as_str() {
             "module-9" => Err(Status::not_found("there is no module-9")),
             "module-8" => Err(Status::unavailable("the server is starting")),
             _ => {
-                slots::drain(&self.shown, &module, cordoned, draining);
+                slots::drain(&self.shown, &module, cordoned, draining, before_update);
                 self.note(format!("{module} cordoned={cordoned} draining={draining}"))
             }
         }

@@ -1,7 +1,7 @@
 //! Modules with root slots, as far as the contract shows them.
 
 use super::{Shown, module};
-use api::v1::{BundleId, BundlePart, BundleStored, Module, RootSlot, SlotUpdate, UpdateRequest};
+use api::v1::{BundleId, BundlePart, BundleStored, Cordon, Module, RootSlot, SlotUpdate, UpdateRequest};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
@@ -82,11 +82,17 @@ fn change(shown: &watch::Sender<Shown>, name: &str, change: impl FnOnce(&mut Mod
 }
 
 /// What runs on a drained module leaves it at once, unless there is nowhere to go, or nothing was said of the module.
-pub(super) fn drain(shown: &watch::Sender<Shown>, name: &str, cordoned: bool, draining: bool) {
+pub(super) fn drain(
+    shown: &watch::Sender<Shown>,
+    name: &str,
+    cordoned: bool,
+    draining: bool,
+    before: Option<Cordon>,
+) {
     shown.send_modify(|shown| {
         let snapshot = &mut shown.snapshot;
         for module in snapshot.modules.iter_mut().filter(|m| m.name == name) {
-            (module.cordoned, module.draining) = (cordoned, draining);
+            (module.cordoned, module.draining, module.before_update) = (cordoned, draining, before);
         }
         let known = snapshot.modules.iter().any(|m| m.name == name);
         let nowhere = snapshot.instances.iter().any(|i| i.module.is_empty());

@@ -120,7 +120,12 @@ impl Updates {
         }
         self.changed.notify_one();
         if let Some((now, kept)) = judged.filter(|(now, kept)| *now != kept.update) {
-            self.keep(&now, &kept.target).await;
+            if kept.update.phase == UpdatePhase::Installing && now.phase == UpdatePhase::Failed {
+                self.abandon(&kept.target).await;
+            }
+            if let Err(error) = self.keep(&now, &kept.target).await {
+                tracing::warn!(error = %chain(error.as_ref()), "the end of the update is not kept");
+            }
             if now.phase == UpdatePhase::Done {
                 // It is in the slot now.
                 let _ = Bundle::new(&now.bundle, 0).map(|bundle| self.shelf.remove(&bundle));
@@ -138,8 +143,15 @@ impl Updates {
         serde_json::from_str(&text).inspect_err(|error| tracing::warn!(%error, "update/state.json")).ok()
     }
 
+    /// What was not written to its end, or may not have been, must not be started.
+    async fn abandon(&self, target: &str) {
+        if let Err(error) = self.slots.abandon(target).await {
+            tracing::error!(error = %chain(&error), slot = target, "the slot that was being written may be started");
+        }
+    }
+
     /// Beside the threads that heartbeats need: a medium may take its time.
-    async fn keep(&self, update: &SlotUpdate, target: &str) {
+    async fn keep(&self, update: &SlotUpdate, target: &str) -> anyhow::Result<()> {
         let boot = self.booted.as_ref().map(|b| b.boot.clone()).unwrap_or_default();
         let kept = KeptUpdate { update: update.clone(), boot, target: target.to_owned() };
         let file = self.file();
@@ -148,18 +160,33 @@ impl Updates {
                 .map_err(anyhow::Error::from)
                 .and_then(|text| Ok(write_whole(&file, 0o600, &text)?))
         };
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
-            tracing::warn!(error = %chain(error.as_ref()), "the update's state is not kept over a restart");
+        let written = tokio::task::spawn_blocking(write).await?;
+        written.context("the update's state cannot be kept over a restart")
+    }
+
+    /// The slot that does not run.
+    fn target(&self) -> &'static str {
+        match self.booted.as_ref().map(|b| b.slot.as_str()) {
+            Some("a") => "b",
+            _ => "a",
         }
     }
 
-    /// A step of an update: kept, and told to the server.
-    async fn set(&self, update: SlotUpdate) {
-        let target = match self.booted.as_ref().map(|b| b.slot.as_str()) {
-            Some("a") => "b",
-            _ => "a",
-        };
-        self.keep(&update, target).await;
+    /// A step of an update: kept first, then told to the server.
+    async fn set(&self, update: SlotUpdate) -> anyhow::Result<()> {
+        self.keep(&update, self.target()).await?;
+        self.tell(update);
+        Ok(())
+    }
+
+    /// The next step of the way.
+    async fn reach(&self, update: &mut SlotUpdate, phase: UpdatePhase) -> anyhow::Result<()> {
+        self.set(SlotUpdate { phase, ..update.clone() }).await?;
+        update.phase = phase;
+        Ok(())
+    }
+
+    fn tell(&self, update: SlotUpdate) {
         tracing::info!(phase = %update.phase, version = %update.version, message = %update.message, "update");
         let mut state = self.lock();
         state.progress = (0, 0);
@@ -190,9 +217,15 @@ impl Updates {
             let mut update = SlotUpdate { attempt: wanted.attempt.clone(), ..SlotUpdate::default() };
             let outcome = updates.carry_out(&wanted, &mut update, &instances).await;
             if let Err(error) = outcome {
+                if update.phase.is_critical() {
+                    updates.abandon(updates.target()).await;
+                }
                 update.phase = UpdatePhase::Failed;
                 update.message = chain(error.as_ref());
-                updates.set(update).await;
+                if updates.keep(&update, updates.target()).await.is_err() {
+                    tracing::warn!("the end of the update is not kept");
+                }
+                updates.tell(update);
             }
             updates.lock().busy = false;
         });
@@ -211,7 +244,7 @@ impl Updates {
             update.version = self.root().and_then(|root| root.update).map(|u| u.version).unwrap_or_default();
             return self.install(&bundle, update, instances).await;
         }
-        self.set(update.clone()).await;
+        self.set(update.clone()).await?;
         self.fetch(&bundle).await?;
         let facts = self.slots.inspect(&self.shelf.whole(&bundle)).await?;
         let own = self.booted.as_ref().map(|b| b.compatible.as_str()).unwrap_or_default();
@@ -219,9 +252,7 @@ impl Updates {
             bail!("the bundle is for {}, this module is {own}", facts.compatible);
         }
         update.version = facts.version;
-        update.phase = UpdatePhase::Checked;
-        self.set(update.clone()).await;
-        Ok(())
+        self.reach(update, UpdatePhase::Checked).await
     }
 
     async fn install(
@@ -237,12 +268,10 @@ impl Updates {
         if left > 0 {
             bail!("{left} instances still run here; drain the module first");
         }
-        update.phase = UpdatePhase::Installing;
-        self.set(update.clone()).await;
+        self.reach(update, UpdatePhase::Installing).await?;
         let told = |hundredths: u8| self.progress(hundredths.into(), 100);
         self.slots.install(&self.shelf.whole(bundle), &told).await?;
-        update.phase = UpdatePhase::Rebooting;
-        self.set(update.clone()).await;
+        self.reach(update, UpdatePhase::Rebooting).await?;
         let beats = self.config.timing.heartbeat.duration() * LAST_WORDS_BEATS;
         tokio::time::sleep(LAST_WORDS.max(beats)).await;
         self.slots.reboot().await?;

@@ -29,6 +29,8 @@ pub(super) struct Bundles {
     shelf: Shelf,
     /// The last sender of each bundle: one that was cut off must not write when its successor does.
     senders: Arc<Mutex<BTreeMap<String, u64>>>,
+    /// Held while a bundle that has all its bytes is checked.
+    checking: Arc<tokio::sync::Mutex<()>>,
 }
 
 fn refuse(error: &BundleError) -> Status {
@@ -43,11 +45,38 @@ pub(super) fn named(id: Option<&v1::BundleId>) -> Result<Bundle, Status> {
 
 impl Bundles {
     pub(super) fn new(shelf: Shelf) -> Self {
-        Self { shelf, senders: Arc::default() }
+        Self { shelf, senders: Arc::default(), checking: Arc::default() }
     }
 
-    pub(super) fn at(&self, bundle: &Bundle) -> v1::BundleStored {
+    /// How much of it is there. What has all its bytes and was never checked, for the server was stopped before, is
+    /// checked now.
+    pub(super) async fn at(&self, bundle: &Bundle) -> v1::BundleStored {
+        if !self.shelf.has(bundle)
+            && self.shelf.have(bundle) == bundle.size
+            && let Err(refused) = self.finish(bundle).await
+        {
+            tracing::warn!(digest = %bundle.digest, reason = refused.message(), "bundle not stored");
+        }
+        self.stored(bundle)
+    }
+
+    fn stored(&self, bundle: &Bundle) -> v1::BundleStored {
         v1::BundleStored { have: self.shelf.have(bundle), whole: self.shelf.has(bundle) }
+    }
+
+    /// Goes on when whoever asked for it is gone: who asks next finds it done.
+    async fn finish(&self, bundle: &Bundle) -> Result<(), Status> {
+        let (shelf, bundle, checking) = (self.shelf.clone(), bundle.clone(), self.checking.clone());
+        let work = tokio::spawn(async move {
+            let _alone = checking.lock().await;
+            if !shelf.has(&bundle) {
+                shelf.finish(&bundle).await?;
+                tracing::info!(digest = %bundle.digest, size = bundle.size, "bundle stored");
+            }
+            Ok(())
+        });
+        let outcome: Result<(), BundleError> = work.await.map_err(|e| Status::internal(e.to_string()))?;
+        outcome.map_err(|error| refuse(&error))
     }
 
     /// Takes parts until the bundle is whole or the sender is gone.
@@ -58,7 +87,7 @@ impl Bundles {
         let first = parts.next().await.ok_or_else(|| Status::invalid_argument("no part was sent"))??;
         let bundle = named(first.bundle.as_ref())?;
         if self.shelf.has(&bundle) {
-            return Ok(self.at(&bundle));
+            return Ok(self.stored(&bundle));
         }
         let own = self.next_sender(&bundle);
         self.shelf.make_room(&bundle).map_err(|e| refuse(&e))?;
@@ -75,10 +104,9 @@ impl Bundles {
         let have = writer.have();
         writer.sync().await.map_err(|e| refuse(&e))?;
         if have == bundle.size {
-            self.shelf.finish(&bundle).await.map_err(|e| refuse(&e))?;
-            tracing::info!(digest = %bundle.digest, size = bundle.size, "bundle stored");
+            self.finish(&bundle).await?;
         }
-        Ok(self.at(&bundle))
+        Ok(self.stored(&bundle))
     }
 
     fn next_sender(&self, bundle: &Bundle) -> u64 {

@@ -138,8 +138,13 @@ impl Cluster for Service {
 
     async fn cordon(&self, request: Request<v1::CordonRequest>) -> Result<Response<v1::Done>, Status> {
         admin(&request)?;
-        let v1::CordonRequest { module, cordoned, draining } = request.into_inner();
-        self.ask(Ask::Cordon { module: name(&module)?, cordoned, draining }).await
+        let v1::CordonRequest { module, cordoned, draining, before_update } = request.into_inner();
+        let module = name(&module)?;
+        let Some(before) = before_update else {
+            return self.ask(Ask::Cordon { module, cordoned, draining }).await;
+        };
+        let before = model::Cordon { cordoned: before.cordoned, draining: before.draining };
+        self.ask(Ask::SetAside(module, before)).await
     }
 
     async fn tables(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::PlannerTables>, Status> {
@@ -177,7 +182,7 @@ impl Cluster for Service {
     async fn bundle_at(&self, request: Request<v1::BundleId>) -> Result<Response<v1::BundleStored>, Status> {
         admin(&request)?;
         let bundle = bundles::named(Some(request.get_ref()))?;
-        Ok(Response::new(self.bundles.at(&bundle)))
+        Ok(Response::new(self.bundles.at(&bundle).await))
     }
 
     async fn put_bundle(

@@ -170,7 +170,8 @@ impl Owner {
             }
             Some(Command::Update { module, wanted, answer }) => {
                 let bundle = wanted.bundle.as_ref().map(|b| b.sha256.clone()).unwrap_or_default();
-                let ask = Request::Update { module: module.clone(), bundle, install: wanted.install };
+                let (attempt, install) = (wanted.attempt.clone(), wanted.install);
+                let ask = Request::Update { module: module.clone(), bundle, attempt, install };
                 let outcome = self.step(Event::Request(ask))?;
                 if let Some(session) = self.sessions.get(&module).filter(|_| outcome.is_ok()) {
                     let message = v1::ToAgent { message: Some(v1::to_agent::Message::Update(wanted)) };

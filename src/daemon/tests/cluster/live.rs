@@ -46,8 +46,12 @@ impl Moved {
     }
 
     async fn drain(&self) {
-        let request =
-            v1::CordonRequest { module: format!("module-{}", self.from), cordoned: true, draining: true };
+        let request = v1::CordonRequest {
+            module: format!("module-{}", self.from),
+            cordoned: true,
+            draining: true,
+            before_update: None,
+        };
         self.cluster.client().await.cordon(request).await.unwrap();
     }
 

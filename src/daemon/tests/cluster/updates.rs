@@ -102,7 +102,12 @@ impl Fleet {
 
     async fn cordon(&self, slot: u16, wanted: bool) {
         let module = format!("module-{slot}");
-        let request = v1::CordonRequest { module: module.clone(), cordoned: wanted, draining: wanted };
+        let request = v1::CordonRequest {
+            module: module.clone(),
+            cordoned: wanted,
+            draining: wanted,
+            before_update: None,
+        };
         self.cluster.client().await.cordon(request).await.unwrap();
         let empty = |s: &v1::Snapshot| !wanted || s.instances.iter().all(|i| i.module != module);
         self.cluster.until("it is as wanted", empty).await;
@@ -252,4 +257,59 @@ async fn bundles_that_are_forged_foreign_or_damaged_go_no_further() {
     // The server has nothing to give: the module says so, and does not wait for ever.
     let bad = v1::BundleId { sha256: "../x".into(), size: 1 };
     assert_eq!(client.bundle_at(bad).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_whose_last_byte_came_before_the_server_was_stopped_is_checked_when_it_is_asked_for() {
+    let fleet = Fleet::start(0).await;
+    let text = bundle("board 2.0");
+    let folder = fleet.cluster.server_config.state.join("bundles");
+    let mut client = fleet.cluster.client().await;
+    for (content, have) in [(text.replace('x', "y"), 0), (text.clone(), text.len() as u64)] {
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(format!("{}.part", id(&text).sha256)), content).unwrap();
+        let stored = client.bundle_at(id(&text)).await.unwrap().into_inner();
+        assert_eq!((stored.have, stored.whole), (have, have > 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_whose_writing_was_not_seen_to_its_end_is_not_started() {
+    let mut fleet = Fleet::start(1).await;
+    let text = bundle("board 2.0");
+    fleet.send(&text).await;
+    fleet.cordon(1, true).await;
+    fleet.ask(1, &text, "1", false).await.unwrap();
+    fleet.until(1, "checked", "1").await;
+    let slots = fleet.slots[&1].clone();
+    slots.end_silently();
+    fleet.ask(1, &text, "1", true).await.unwrap();
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !slots.is_written() {
+        assert!(tokio::time::Instant::now() < end, "nothing was installed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The order's answer may have been lost: it is given again, and nothing comes of it.
+    fleet.ask(1, &text, "1", true).await.unwrap();
+    fleet.cluster.agents[&1].1.abort();
+    fleet.start_agent(1);
+    let message = fleet.until(1, "failed", "1").await.update.unwrap().message;
+    assert!(message.contains("the agent was restarted while slot b was written"), "{message}");
+    assert!(!slots.is_written() && !slots.is_restarting());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_that_cannot_note_down_what_it_does_does_not_do_it() {
+    let fleet = Fleet::start(1).await;
+    let text = bundle("board 2.0");
+    fleet.send(&text).await;
+    fleet.cordon(1, true).await;
+    fleet.ask(1, &text, "1", false).await.unwrap();
+    fleet.until(1, "checked", "1").await;
+    let in_the_way = fleet.cluster.dir.path().join("agent-1/update/state.new/x");
+    std::fs::create_dir_all(in_the_way).unwrap();
+    fleet.ask(1, &text, "1", true).await.unwrap();
+    let message = fleet.until(1, "failed", "1").await.update.unwrap().message;
+    assert!(message.starts_with("the update's state cannot be kept over a restart: "), "{message}");
+    assert!(!fleet.slots[&1].is_written() && !fleet.slots[&1].is_restarting());
 }

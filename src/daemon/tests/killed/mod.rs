@@ -64,7 +64,7 @@ impl Mortals {
 
     async fn drain(&self, slot: u16, wanted: bool) {
         let module = format!("module-{slot}");
-        let request = v1::CordonRequest { module, cordoned: wanted, draining: wanted };
+        let request = v1::CordonRequest { module, cordoned: wanted, draining: wanted, before_update: None };
         self.cluster.client().await.cordon(request).await.unwrap();
     }
 

@@ -149,7 +149,7 @@ async fn a_drained_module_keeps_its_connections_until_they_end() {
     let slot: u16 = module.rsplit('-').next().unwrap().parse().unwrap();
     let id: InstanceId = old.parse().unwrap();
     cluster.agents[&slot].0.connect(&id, 2);
-    let request = v1::CordonRequest { module, cordoned: true, draining: true };
+    let request = v1::CordonRequest { module, cordoned: true, draining: true, before_update: None };
     cluster.client().await.cordon(request).await.unwrap();
     let both = |s: &v1::Snapshot| {
         s.instances.iter().any(|i| i.id == old && i.phase == "draining")

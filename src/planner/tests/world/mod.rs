@@ -34,6 +34,7 @@ pub(crate) fn module(slot: u16) -> Module {
         server: false,
         absence: model::Span(0),
         root: None,
+        before_update: None,
     }
 }
 
