@@ -7,7 +7,8 @@
 SPACECLOUD_BOOTSLOT = "${SPACECLOUD_TOP}/meta-spacecloud/recipes-core/spacecloud-conf/files/bootslot"
 SPACECLOUD_CONSOLE ??= "ttyS0,115200"
 # fsck and growth belong to the data partition; the clock of a module is set by its mission.
-SPACECLOUD_KERNEL_ARGUMENTS ?= "console=${SPACECLOUD_CONSOLE} panic=10 systemd.gpt_auto=no quiet"
+# The kernel feeds a watchdog that the firmware has started, but only for as long as systemd may take to be there.
+SPACECLOUD_KERNEL_ARGUMENTS ?= "console=${SPACECLOUD_CONSOLE} panic=10 watchdog.open_timeout=120 systemd.gpt_auto=no quiet"
 
 CONVERSIONTYPES:append = " verity"
 CONVERSION_DEPENDS_verity = "cryptsetup-native"

@@ -105,6 +105,16 @@ fn a_slot_that_is_being_written_has_no_entry() {
 }
 
 #[test]
+fn what_was_not_seen_to_its_end_is_abandoned_and_what_has_proven_good_is_not() {
+    let esp = Esp::new(&[("slot-a.conf", 4), ("slot-b+3.conf", 5)]);
+    esp.says(&["abandon", "b"]);
+    esp.says(&["abandon", "a"]);
+    assert_eq!(esp.entries(), ["slot-a.conf"]);
+    esp.says(&["abandon", "b"]);
+    assert_eq!(esp.entries(), ["slot-a.conf"]);
+}
+
+#[test]
 fn an_installed_bundle_gets_its_kernel_and_an_entry_on_trial() {
     let esp = Esp::new(&[("slot-a.conf", 7)]);
     let bundle = tempfile::tempdir().unwrap();
@@ -209,9 +219,9 @@ fn the_slot_comes_from_the_first_source_that_knows_it() {
     assert!(slot("spacecloud.slot=99", None, None, None).is_err());
 }
 
-/// What the trial of slot b comes to, with programs that are made up and three seconds of time: its exit code, what it
+/// What the trial of slot b comes to, with programs that are made up and as many seconds of time: its exit code, what it
 /// has asked systemd for, and whether the slot counts as proven.
-fn trial(bootslot: &str, rauc: &str, lease: Option<&str>) -> (Option<i32>, String, bool) {
+fn trial(within: u32, bootslot: &str, rauc: &str, lease: Option<&str>) -> (Option<i32>, String, bool) {
     let root = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let path = root.path().join(name);
@@ -219,7 +229,7 @@ fn trial(bootslot: &str, rauc: &str, lease: Option<&str>) -> (Option<i32>, Strin
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     };
-    write("etc/spacecloud/bootslot.conf", "within=3\n");
+    write("etc/spacecloud/bootslot.conf", &format!("within={within}\n"));
     let current = "[ \"$1\" != get-current ] || { echo b; exit; }";
     write("usr/libexec/spacecloud/bootslot", &format!("#!/bin/sh\n{current}\n{bootslot}\n"));
     write("bin/rauc", &format!("#!/bin/sh\n{rauc}\n"));
@@ -243,22 +253,25 @@ const SECOND_TIME: &str = "[ -e \"$SPACECLOUD_ROOT/once\" ] || { : >\"$SPACECLOU
 #[test]
 fn a_trial_ends_with_a_proof_or_a_restart_and_goes_on_over_what_fails_once() {
     let start = "start rauc.service\n";
-    assert_eq!(trial("echo 2", "[ \"$*\" = 'status mark-good' ]", LEASE), (Some(0), start.to_owned(), true));
-    assert_eq!(trial("echo 2", SECOND_TIME, LEASE), (Some(0), start.repeat(2), true));
+    assert_eq!(
+        trial(60, "echo 2", "[ \"$*\" = 'status mark-good' ]", LEASE),
+        (Some(0), start.to_owned(), true)
+    );
+    assert_eq!(trial(60, "echo 2", SECOND_TIME, LEASE), (Some(0), start.repeat(2), true));
     let late = format!("{SECOND_TIME}\necho 2");
-    assert_eq!(trial(&late, "exit 0", LEASE), (Some(0), start.to_owned(), true));
+    assert_eq!(trial(60, &late, "exit 0", LEASE), (Some(0), start.to_owned(), true));
     let given_up = (Some(1), "--no-block reboot\n".to_owned(), false);
-    assert_eq!(trial("echo 2", "exit 0", None), given_up);
-    assert_eq!(trial("echo 2", "exit 0", Some("1")), given_up);
-    let (code, asked, proven) = trial("echo 2", "exit 1", LEASE);
-    assert!(code == Some(1) && asked.ends_with("\n--no-block reboot\n") && !proven, "{code:?} {asked}");
+    assert_eq!(trial(2, "echo 2", "exit 0", None), given_up);
+    assert_eq!(trial(2, "echo 2", "exit 0", Some("1")), given_up);
+    let (code, asked, proven) = trial(2, "echo 2", "exit 1", LEASE);
+    assert!(code == Some(1) && asked.ends_with("--no-block reboot\n") && !proven, "{code:?} {asked}");
 }
 
 #[test]
 fn a_module_is_not_restarted_for_a_slot_that_is_proven_or_that_nobody_knows_about() {
-    assert_eq!(trial("echo proven", "exit 1", None), (Some(0), String::new(), true));
-    assert_eq!(trial("exit 1", "exit 0", None), (Some(1), String::new(), false));
-    assert_eq!(trial("exit 1", "exit 0", LEASE), (Some(1), String::new(), false));
+    assert_eq!(trial(60, "echo proven", "exit 1", None), (Some(0), String::new(), true));
+    assert_eq!(trial(2, "exit 1", "exit 0", None), (Some(1), String::new(), false));
+    assert_eq!(trial(2, "exit 1", "exit 0", LEASE), (Some(1), String::new(), false));
 }
 
 /// Two ports of one card, and a virtio one, as sysfs shows them; answers what was asked of `ip`, or the refusal.

@@ -115,7 +115,7 @@ impl Lines {
         let moved = u128::from(at.saturating_sub(self.base));
         let took = now.duration_since(self.begun).as_millis().max(1);
         let rate = u64::try_from(moved * 1000 / took).unwrap_or(u64::MAX);
-        let Some(percent) = at.saturating_mul(100).checked_div(self.total) else {
+        let Some(percent) = at.min(self.total).saturating_mul(100).checked_div(self.total) else {
             return Some(format!("{}: {}, {}/s", self.what, table::bytes(at), table::bytes(rate)));
         };
         let left = self.total.saturating_sub(at).checked_div(rate).map_or("?".into(), |s| format!("{s}s"));

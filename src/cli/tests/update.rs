@@ -132,6 +132,15 @@ fn a_module_that_fell_back_after_nobody_watched_is_updated_and_given_back() {
 }
 
 #[test]
+fn what_an_operator_says_in_the_middle_holds() {
+    let serving = chassis();
+    serving.destine("module-2", Fate::IsDrainedByHand);
+    let (code, out, err) = spacectl(serving.home(), &["update", "module-2", "b.raucb"]);
+    assert!(code == 0 && out.starts_with("module-2 updated from 1.0 to 2.0 in "), "{out}{err}");
+    assert_eq!(serving.asked().last().unwrap(), "install module-2");
+}
+
+#[test]
 fn what_cannot_be_emptied_takes_work_again() {
     let serving = chassis();
     serving.show(|s| {

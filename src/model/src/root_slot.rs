@@ -104,6 +104,12 @@ pub struct KeptUpdate {
 }
 
 impl KeptUpdate {
+    /// The slot is written, and the restart that was to follow has not come about.
+    #[must_use]
+    pub fn lacks_restart(&self, slot: &str, boot: &str) -> bool {
+        self.update.phase == UpdatePhase::Rebooting && self.boot == boot && self.target != slot
+    }
+
     /// What has become of it, now that the module runs from `slot` in the boot with id `boot`.
     #[must_use]
     pub fn judge(&self, slot: &str, boot: &str, proven: bool) -> SlotUpdate {
@@ -144,6 +150,9 @@ mod tests {
         use UpdatePhase::{Done, Failed, Installing, Rebooting, Trial};
         let judged = |slot, boot, proven| kept(Rebooting).judge(slot, boot, proven).phase;
         assert_eq!(judged("a", "before", true), Rebooting);
+        let lacks = |phase, slot, boot| kept(phase).lacks_restart(slot, boot);
+        assert!(lacks(Rebooting, "a", "before") && !lacks(Installing, "a", "before"));
+        assert!(!lacks(Rebooting, "b", "after") && !lacks(Rebooting, "a", "after"));
         assert_eq!(judged("b", "after", false), Trial);
         assert_eq!(judged("b", "after", true), Done);
         // The slot was whole, only the note was not.

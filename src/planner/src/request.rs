@@ -79,11 +79,11 @@ pub enum Refusal {
     /// An update is not over yet.
     #[error("{0} is being updated; wait for its end, which `spacectl get events` says")]
     UpdateUnderWay(Name),
-    /// It was lost before the update was over, which nobody can see the end of.
+    /// It is not heard before the update is over: it restarts, or will never be back.
     #[error(
-        "{0} was lost in the middle of an update; mend it until it is back, or let `spacectl forget {0}` take it off the register"
+        "{0} is away in the middle of an update; wait until it has restarted, or, if its board is gone, say `spacectl forget {0}`"
     )]
-    LostInUpdate(Name),
+    AwayInUpdate(Name),
     /// The other slot is the one to fall back to.
     #[error(
         "{0} runs from a slot that has not proven good yet, and the other slot is what it falls back to; wait until it has"

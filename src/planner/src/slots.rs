@@ -56,18 +56,19 @@ impl Core {
         install: bool,
     ) -> Result<Reply, Refusal> {
         let module = self.modules.get(name).ok_or_else(|| Refusal::NoModule(name.clone()))?;
+        // It may have gone on since, so that it is not heard just now.
+        let begun = |u: &model::SlotUpdate| {
+            let over = matches!(u.phase, UpdatePhase::Done | UpdatePhase::Failed);
+            install && u.attempt == attempt && u.bundle == bundle && (over || u.phase.is_critical())
+        };
+        if module.root.as_ref().and_then(|root| root.update.as_ref()).is_some_and(begun) {
+            return Ok(Reply { lines: vec![format!("module {name} is at it already")] });
+        }
         let liveness = self.links.get(name).map_or(Liveness::Lost, |link| link.liveness);
         if liveness != Liveness::Ready {
             return Err(Refusal::NotReady(name.clone()));
         }
         let root = module.root.as_ref().ok_or_else(|| Refusal::NoSlots(name.clone()))?;
-        let begun = |u: &model::SlotUpdate| {
-            let over = matches!(u.phase, UpdatePhase::Done | UpdatePhase::Failed);
-            install && u.attempt == attempt && u.bundle == bundle && (over || u.phase.is_critical())
-        };
-        if root.update.as_ref().is_some_and(begun) {
-            return Ok(Reply { lines: vec![format!("module {name} is at it already")] });
-        }
         if root.update.as_ref().is_some_and(|u| u.phase.is_critical()) {
             return Err(Refusal::UpdateUnderWay(name.clone()));
         }
@@ -86,7 +87,7 @@ impl Core {
             if let Some(other) = others.into_iter().find(|m| critical(m)) {
                 let other = other.name.clone();
                 let lost = self.links.get(&other).is_none_or(|link| link.liveness == Liveness::Lost);
-                return Err(if lost { Refusal::LostInUpdate(other) } else { Refusal::UpdateUnderWay(other) });
+                return Err(if lost { Refusal::AwayInUpdate(other) } else { Refusal::UpdateUnderWay(other) });
             }
             let there = |i: &&Instance| i.module.as_ref() == Some(name);
             if let Some(left) = self.instances.values().find(there) {
@@ -171,9 +172,10 @@ mod tests {
         bench.silent.insert(name("module-2"));
         bench.run(5_000);
         assert_eq!(ask(&mut bench, "module-2", false), Err(Refusal::NotReady(name("module-2"))));
+        ask_again(&mut bench, "module-2", "7", true).unwrap();
         say(&mut bench, "module-1", UpdatePhase::Checked);
         let refused = ask(&mut bench, "module-1", true);
-        assert_eq!(refused, Err(Refusal::LostInUpdate(name("module-2"))));
+        assert_eq!(refused, Err(Refusal::AwayInUpdate(name("module-2"))));
     }
 
     #[test]

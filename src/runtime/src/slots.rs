@@ -200,8 +200,9 @@ impl Slots for Rauc {
 
     async fn abandon(&self, slot: &str) -> Result<(), SlotError> {
         // RAUC is a service of its own, and would go on. It starts again when it is asked for something.
-        self.succeed("give the slot up", "usr/bin/systemctl", &["stop", "rauc.service"]).await?;
-        self.succeed("give the slot up", "usr/libexec/spacecloud/bootslot", &["set-state", slot, "bad"]).await
+        let stopped = self.succeed("give the slot up", "usr/bin/systemctl", &["stop", "rauc.service"]).await;
+        self.succeed("give the slot up", "usr/libexec/spacecloud/bootslot", &["abandon", slot]).await?;
+        stopped
     }
 
     async fn reboot(&self) -> Result<(), SlotError> {

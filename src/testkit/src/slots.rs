@@ -55,6 +55,11 @@ impl FakeSlots {
         self.lock().restarting
     }
 
+    /// Nobody has asked for a restart.
+    pub fn forget_restart(&self) {
+        self.lock().restarting = false;
+    }
+
     /// The module starts again: in the other slot, on trial, or where it was.
     pub fn boot(&self, other: bool) {
         let mut state = self.lock();

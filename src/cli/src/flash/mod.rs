@@ -67,7 +67,7 @@ fn perform(args: &Flash) -> error::Result<Outcome> {
         return Err(FlashError::Usage(nothing_named(&disks::list())));
     };
     let source = Source::find(image, args.bmap.as_deref(), args.no_bmap)?;
-    let mut target = Target::open(name, source.size, args.force)?;
+    let mut target = Target::open(name, source.size, source.least, args.force)?;
     let total = write::expected(&source);
     let begun = Instant::now();
     let written = write::write(&source, &mut target, &Progress::new("writing", total))?;

@@ -67,7 +67,7 @@ pub(super) fn fit(target: &mut Target) -> Result<bool> {
     let mut head = vec![0; HEAD.min(usize::try_from(size).unwrap_or(HEAD))];
     target.read_at(&mut head, 0).map_err(failed)?;
     let Some(fit) = fitting(&head, size) else { return Ok(false) };
-    // The copy first: until the header in front is new, the old copy counts.
+    // The copy first: whatever fails on the way, one of the two is whole.
     let parts = [(&fit.copy, fit.copy_at), (&fit.table, fit.table_at), (&fit.front, 0)];
     for (bytes, at) in parts {
         target.write_at(bytes, at).and_then(|()| target.sync()).map_err(failed)?;

@@ -31,8 +31,10 @@ const DISCARD: usize = 1 << 20;
 pub(super) struct Source {
     pub(super) image: PathBuf,
     pub(super) bmap: Option<Bmap>,
-    /// Unpacked; a compressed image need not say it.
+    /// Unpacked, where that is certain.
     pub(super) size: Option<u64>,
+    /// The same, or what a compressed image says of its first part.
+    pub(super) least: Option<u64>,
     compressed: bool,
 }
 
@@ -81,8 +83,9 @@ impl Source {
         if own == Some(0) {
             return Err(FlashError::Image { image, reason: "is empty".into() });
         }
-        let size = bmap.as_ref().map(|bmap| bmap.image_size).or(own);
-        Ok(Self { image, bmap, size, compressed })
+        let mapped = bmap.as_ref().map(|bmap| bmap.image_size);
+        let (size, least) = (mapped.or(own.filter(|_| !compressed)), mapped.or(own));
+        Ok(Self { image, bmap, size, least, compressed })
     }
 
     pub(super) fn open(&self) -> Result<Content> {

@@ -45,8 +45,9 @@ enum Medium {
 }
 
 impl Target {
-    /// Opens a target for an image of `need` bytes (if that is known), unless it is in use or too small.
-    pub(super) fn open(name: &str, need: Option<u64>, force: bool) -> Result<Self> {
+    /// Opens a target for an image of `need` bytes, or of `least` bytes and more (if that is known), unless it is in use or
+    /// too small.
+    pub(super) fn open(name: &str, need: Option<u64>, least: Option<u64>, force: bool) -> Result<Self> {
         let target = if let Some(address) = name.strip_prefix("nbd://") {
             Self::open_nbd(name, address)?
         } else if let Some(address) = name.strip_prefix("nbd+unix://") {
@@ -54,7 +55,7 @@ impl Target {
         } else {
             Self::open_path(name, need, force)?
         };
-        match need {
+        match least {
             Some(need) if target.size < need && !force => {
                 Err(FlashError::TooSmall { target: name.into(), have: target.size, need: Some(need) })
             }

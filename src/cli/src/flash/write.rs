@@ -71,7 +71,7 @@ impl Pen<'_> {
     fn failed(&self, error: io::Error) -> FlashError {
         let name = self.target.name();
         if error.kind() == io::ErrorKind::StorageFull {
-            let need = Some(self.total).filter(|total| *total > 0);
+            let need = Some(self.total).filter(|total| *total > self.target.size());
             return FlashError::TooSmall { target: name.into(), have: self.target.size(), need };
         }
         vanished(name, "it was written", self.synced, self.total, error)
@@ -94,7 +94,7 @@ fn vanished(target: &str, doing: &'static str, done: u64, total: u64, source: io
 pub(super) fn expected(source: &Source) -> u64 {
     match &source.bmap {
         Some(bmap) => bmap.ranges.iter().map(|range| bmap.bytes(range).1).sum(),
-        None => source.size.unwrap_or_default(),
+        None => source.least.unwrap_or_default(),
     }
 }
 

@@ -53,11 +53,11 @@ pub enum UpdateError {
     /// Somebody is at it.
     #[error("{0} is being updated already; wait for its end, which `spacectl get events` says")]
     UnderWay(String),
-    /// It has no end that anybody could wait for.
+    /// It restarts, or will never be back.
     #[error(
-        "{0} was lost in the middle of an update, and only one module is updated at a time; mend it until it is back, or let `spacectl forget {0}` take it off the register"
+        "{0} is away in the middle of an update, and only one module is updated at a time; wait until it has restarted, or, if its board is gone, say `spacectl forget {0}`"
     )]
-    LostInUpdate(String),
+    AwayInUpdate(String),
     /// The other slot is the one to fall back to.
     #[error(
         "{0} runs from a slot that has not proven good yet, and the other slot is what it falls back to; wait until it has"

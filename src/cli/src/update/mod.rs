@@ -77,7 +77,7 @@ async fn roll_all(
     let tasks = server.tables().await?.tasks.into_iter().map(|task| task.name).collect();
     let mut roll = Roll::new(server, bundle, limit, tasks, Say::new());
     for target in &plan.left_drained {
-        roll.give_back(target).await?;
+        roll.give_back(target, target.before).await?;
     }
     if plan.targets.is_empty() {
         return Ok(());

@@ -21,8 +21,7 @@ pub(crate) struct Target {
     pub(crate) slot: String,
     pub(crate) version: String,
     /// As the operator had it, and gets it back.
-    pub(crate) cordoned: bool,
-    pub(crate) draining: bool,
+    pub(crate) before: Cordon,
 }
 
 /// What is to be done.
@@ -49,21 +48,18 @@ pub(crate) fn plan(snapshot: &Snapshot, which: Which<'_>, bundle: &Bundle) -> Re
         });
     }
     modules.sort_by_key(|m| (m.server, m.slot));
-    // Only one at a time may be in the middle of an update, so this one would hold up all others.
+    // Only one at a time may be in the middle of an update: this one holds up all others.
     if let Some(stuck) = snapshot.modules.iter().find(|m| m.state == "lost" && in_the_middle(m)) {
-        return Err(UpdateError::LostInUpdate(stuck.name.clone()));
+        return Err(UpdateError::AwayInUpdate(stuck.name.clone()));
     }
     let mut plan = Plan { targets: Vec::new(), unchanged: Vec::new(), left_drained: Vec::new() };
     for module in modules {
         let root = updatable(module, bundle)?;
-        let now = Cordon { cordoned: module.cordoned, draining: module.draining };
-        let before = module.before_update.unwrap_or(now);
         let target = Target {
             module: module.name.clone(),
             slot: root.slot.clone(),
             version: root.version.clone(),
-            cordoned: before.cordoned,
-            draining: before.draining,
+            before: as_the_operator_has_it(module),
         };
         let runs_it = root.update.as_ref().is_some_and(|u| u.phase == "done" && u.bundle == bundle.digest);
         if !runs_it {
@@ -101,6 +97,21 @@ fn updatable<'a>(module: &'a Module, bundle: &Bundle) -> Result<&'a RootSlot, Up
 fn in_the_middle(module: &Module) -> bool {
     let update = module.root.as_ref().and_then(|root| root.update.as_ref());
     update.is_some_and(|u| ["installing", "rebooting", "trial"].contains(&u.phase.as_str()))
+}
+
+fn as_the_operator_has_it(module: &Module) -> Cordon {
+    let now = Cordon { cordoned: module.cordoned, draining: module.draining };
+    module.before_update.unwrap_or(now)
+}
+
+/// The same of a module by its name, if it is there.
+pub(crate) fn wanted(snapshot: &Snapshot, module: &str) -> Option<Cordon> {
+    snapshot.modules.iter().find(|m| m.name == module).map(as_the_operator_has_it)
+}
+
+/// What the server keeps of it while an update has it drained.
+pub(crate) fn before_update(snapshot: &Snapshot, module: &str) -> Option<Cordon> {
+    snapshot.modules.iter().find(|m| m.name == module)?.before_update
 }
 
 /// What still is on a module.
@@ -177,7 +188,7 @@ mod tests {
             (names(&made.targets), names(&made.unchanged)),
             (vec!["module-3".to_owned(), "module-1".to_owned()], vec!["module-2".to_owned()])
         );
-        assert!(made.targets[0].cordoned && !made.targets[1].cordoned);
+        assert!(made.targets[0].before.cordoned && !made.targets[1].before.cordoned);
         assert_eq!(made.left_drained, []);
         // What an update has drained that nobody saw the end of.
         for module in &mut all.modules[1..] {
@@ -186,7 +197,7 @@ mod tests {
         }
         let made = plan(&all, Which::All, &bundle()).unwrap();
         assert_eq!(names(&made.left_drained), ["module-2"]);
-        assert!(!made.targets[0].draining && !made.left_drained[0].draining);
+        assert!(!made.targets[0].before.draining && !made.left_drained[0].before.draining);
     }
 
     #[test]
@@ -219,7 +230,7 @@ mod tests {
         all.modules[2].state = "lost".into();
         all.modules[2].root.as_mut().unwrap().update = update("rebooting");
         let line = refused(&all, Which::One(&Name::of_module(2)));
-        assert!(line.starts_with("module-3 was lost in the middle of an update"), "{line}");
+        assert!(line.starts_with("module-3 is away in the middle of an update"), "{line}");
         assert!(
             refused(&chassis(), Which::One(&Name::of_module(9))).starts_with("there is no module module-9")
         );

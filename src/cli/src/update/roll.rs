@@ -127,6 +127,8 @@ pub(super) struct Roll<'a> {
     attempt: String,
     /// The module in hand takes no work.
     drained: bool,
+    /// The server was seen to keep how the operator had it.
+    kept: bool,
 }
 
 impl<'a> Roll<'a> {
@@ -140,7 +142,7 @@ impl<'a> Roll<'a> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let attempt = format!("{}-{}", now.as_nanos(), std::process::id());
         let eye = Eye { server, stream: None, last: None };
-        Self { server, bundle, limit, tasks, say, eye, attempt, drained: false }
+        Self { server, bundle, limit, tasks, say, eye, attempt, drained: false, kept: false }
     }
 
     /// The module fetches the bundle and checks it. Nothing is moved for that.
@@ -152,27 +154,41 @@ impl<'a> Roll<'a> {
     pub(super) async fn install(&mut self, target: &Target) -> Result<Duration, Failure> {
         let begun = Instant::now();
         self.whole(target, BECOME_WHOLE).await?;
-        self.set_aside(target).await?;
-        self.drained = true;
+        let before = self.before(target);
+        self.set_aside(target, before).await?;
+        (self.drained, self.kept) = (true, false);
         let outcome = self.empty_and_install(target).await;
         match &outcome {
             // Nobody knows how it is: it gets no work before somebody has looked.
             Err(Failure::Update(UpdateError::TooLate { .. })) => {}
-            _ => self.give_back(target).await?,
+            _ => {
+                // Somebody has said since how the module is to be, and is right.
+                let last = self.eye.last.as_ref();
+                let now = last.and_then(|s| plan::before_update(s, &target.module));
+                let overruled = self.kept && last.is_some() && now.is_none();
+                if !overruled {
+                    self.give_back(target, before).await?;
+                }
+                self.drained = false;
+            }
         }
         outcome.map(|()| begun.elapsed())
     }
 
+    /// How the operator has it now: since the plan was made others have been updated, which takes its time.
+    fn before(&self, target: &Target) -> Cordon {
+        self.eye.last.as_ref().and_then(|s| plan::wanted(s, &target.module)).unwrap_or(target.before)
+    }
+
     /// The module is again as the operator had it.
-    pub(super) async fn give_back(&mut self, target: &Target) -> Result<(), Failure> {
-        self.drained = false;
-        let (module, cordoned, draining) = (target.module.clone(), target.cordoned, target.draining);
+    pub(super) async fn give_back(&self, target: &Target, before: Cordon) -> Result<(), Failure> {
+        let Cordon { cordoned, draining } = before;
+        let module = target.module.clone();
         self.cordon(CordonRequest { module, cordoned, draining, before_update: None }).await
     }
 
     /// Drained, and the server keeps how the operator had it, for whoever has to go on with this.
-    async fn set_aside(&self, target: &Target) -> Result<(), Failure> {
-        let before = Cordon { cordoned: target.cordoned, draining: target.draining };
+    async fn set_aside(&self, target: &Target, before: Cordon) -> Result<(), Failure> {
         let (module, before_update) = (target.module.clone(), Some(before));
         self.cordon(CordonRequest { module, cordoned: true, draining: true, before_update }).await
     }
@@ -206,6 +222,7 @@ impl<'a> Roll<'a> {
         loop {
             let mut state = "while the server was away".to_owned();
             if let Some(snapshot) = self.eye.look().await? {
+                self.kept |= plan::before_update(snapshot, module).is_some();
                 let count = plan::left(snapshot, module).count();
                 if count == 0 {
                     return Ok(());
@@ -241,6 +258,7 @@ impl<'a> Roll<'a> {
                 self.say.step(&format!("{module}: the server is away"), 0, 0);
                 continue;
             };
+            self.kept |= seen.before_update.is_some();
             let root = seen.root.clone().unwrap_or_default();
             let update = root.update.clone().filter(|u| u.attempt == attempt).unwrap_or_default();
             state = words(&seen, &update.phase);

@@ -21,7 +21,7 @@ pub(super) fn id(bundle: &Bundle) -> BundleId {
 
 /// Ends when the server has the whole bundle and has found it right.
 pub(super) async fn send(server: &Server, bundle: &Bundle) -> Result<(), Failure> {
-    let mut stored = server.bundle_at(id(bundle)).await?;
+    let mut stored = look(server, bundle).await?;
     if stored.whole {
         return Ok(());
     }
@@ -50,6 +50,18 @@ pub(super) async fn send(server: &Server, bundle: &Bundle) -> Result<(), Failure
         }
         stored = now;
     }
+}
+
+/// How much the server has. One that has it all and has not checked it yet does so now, which may take longer than an
+/// answer may; it is done when it is asked again.
+async fn look(server: &Server, bundle: &Bundle) -> Result<BundleStored, Failure> {
+    for left in (1..TRIES).rev() {
+        match server.bundle_at(id(bundle)).await {
+            Err(Failure::Unreachable { .. }) => tokio::time::sleep(PAUSE * (TRIES - left)).await,
+            outcome => return outcome,
+        }
+    }
+    server.bundle_at(id(bundle)).await
 }
 
 async fn send_from(

@@ -21,6 +21,8 @@ pub(crate) enum Fate {
     FallsBack,
     /// It is not heard any more.
     Vanishes,
+    /// An operator drains it while it is updated.
+    IsDrainedByHand,
     /// All watches end while it restarts, as they do when it is the server's.
     TakesTheServerAlong,
 }
@@ -133,6 +135,9 @@ pub(super) fn carry_out(fate: Fate, request: &UpdateRequest, shown: &watch::Send
             change(shown, &module, |m| {
                 let root = m.root.as_mut().unwrap();
                 (root.slot, root.version) = ("b".into(), "2.0".into());
+                if fate == Fate::IsDrainedByHand {
+                    m.before_update = None;
+                }
             });
             set("done", "");
         }

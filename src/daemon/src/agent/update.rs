@@ -71,6 +71,13 @@ impl Updates {
             let root = RootSlot { slot, version, proven: false, compatible, update: None };
             updates.lock().root = Some(root);
             updates.judge().await;
+            // The agent ended between its last words and the restart.
+            if updates.kept().is_some_and(|kept| kept.lacks_restart(&booted.slot, &booted.boot)) {
+                tracing::info!("the module is restarted into its other slot, as it was about to be");
+                if let Err(error) = updates.slots.reboot().await {
+                    tracing::error!(error = %chain(&error), "the module cannot be restarted");
+                }
+            }
             let watch = updates.clone();
             tokio::spawn(async move { watch.trial().await });
         }
@@ -104,24 +111,27 @@ impl Updates {
         let Some(booted) = &self.booted else { return true };
         let (proven, kept) = (self.slots.proven(), self.kept());
         let judged = kept.map(|kept| (kept.judge(&booted.slot, &booted.boot, proven), kept));
-        {
+        let judged = {
             let mut state = self.lock();
             // A task that is at it knows better.
-            let judged = judged.as_ref().filter(|_| !state.busy).map(|(now, _)| now.clone());
+            let judged = judged.filter(|_| !state.busy);
             let Some(root) = state.root.as_mut() else { return true };
             let before = root.clone();
             root.proven = proven;
-            if judged.is_some() {
-                root.update = judged;
+            if let Some((now, _)) = &judged {
+                root.update = Some(now.clone());
             }
             if *root == before {
                 return proven;
             }
-        }
+            judged
+        };
         self.changed.notify_one();
         if let Some((now, kept)) = judged.filter(|(now, kept)| *now != kept.update) {
-            if kept.update.phase == UpdatePhase::Installing && now.phase == UpdatePhase::Failed {
-                self.abandon(&kept.target).await;
+            let unseen = kept.update.phase == UpdatePhase::Installing && now.phase == UpdatePhase::Failed;
+            if unseen && !self.abandon(&kept.target).await {
+                // The next start tries again.
+                return proven;
             }
             if let Err(error) = self.keep(&now, &kept.target).await {
                 tracing::warn!(error = %chain(error.as_ref()), "the end of the update is not kept");
@@ -144,10 +154,12 @@ impl Updates {
     }
 
     /// What was not written to its end, or may not have been, must not be started.
-    async fn abandon(&self, target: &str) {
-        if let Err(error) = self.slots.abandon(target).await {
-            tracing::error!(error = %chain(&error), slot = target, "the slot that was being written may be started");
+    async fn abandon(&self, target: &str) -> bool {
+        let outcome = self.slots.abandon(target).await;
+        if let Err(error) = &outcome {
+            tracing::error!(error = %chain(error), slot = target, "the slot that was being written may be started");
         }
+        outcome.is_ok()
     }
 
     /// Beside the threads that heartbeats need: a medium may take its time.
@@ -217,12 +229,11 @@ impl Updates {
             let mut update = SlotUpdate { attempt: wanted.attempt.clone(), ..SlotUpdate::default() };
             let outcome = updates.carry_out(&wanted, &mut update, &instances).await;
             if let Err(error) = outcome {
-                if update.phase.is_critical() {
-                    updates.abandon(updates.target()).await;
-                }
+                // What cannot be given up is judged anew by the next start.
+                let over = !update.phase.is_critical() || updates.abandon(updates.target()).await;
                 update.phase = UpdatePhase::Failed;
                 update.message = chain(error.as_ref());
-                if updates.keep(&update, updates.target()).await.is_err() {
+                if over && updates.keep(&update, updates.target()).await.is_err() {
                     tracing::warn!("the end of the update is not kept");
                 }
                 updates.tell(update);
@@ -263,6 +274,9 @@ impl Updates {
     ) -> anyhow::Result<()> {
         if !self.shelf.has(bundle) {
             bail!("the bundle is not there any more; fetch it again");
+        }
+        if !self.slots.proven() {
+            bail!("the slot that runs has not proven good, and the other one is what it falls back to");
         }
         let left = instances.observed().len();
         if left > 0 {

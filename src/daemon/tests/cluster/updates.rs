@@ -51,14 +51,19 @@ impl Fleet {
         cluster.agents.insert(slot, (runtime, task));
     }
 
+    /// Waits for what is neither said nor heard.
+    async fn at_last(what: &str, done: impl Fn() -> bool) {
+        let end = tokio::time::Instant::now() + Duration::from_secs(60);
+        while !done() {
+            assert!(tokio::time::Instant::now() < end, "never: {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// The module goes through a restart into the other slot, or back to where it was.
     async fn restart(&mut self, slot: u16, other: bool) {
         let slots = self.slots[&slot].clone();
-        let end = tokio::time::Instant::now() + Duration::from_secs(60);
-        while !slots.is_restarting() {
-            assert!(tokio::time::Instant::now() < end, "no restart was asked for");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        Self::at_last("a restart is asked for", || slots.is_restarting()).await;
         self.cluster.agents[&slot].1.abort();
         slots.boot(other);
         self.start_agent(slot);
@@ -162,11 +167,7 @@ async fn a_module_is_updated_only_when_it_is_empty_and_says_when_the_new_slot_ha
     // It does not take room for longer than it must.
     let folder = fleet.cluster.dir.path().join(format!("agent-{slot}/update"));
     let left = || -> Vec<_> { std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect() };
-    let end = tokio::time::Instant::now() + Duration::from_secs(60);
-    while left() != ["state.json"] {
-        assert!(tokio::time::Instant::now() < end, "{:?}", left());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    Fleet::at_last("only the state is left", || left() == ["state.json"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,11 +187,7 @@ async fn the_servers_own_module_is_updated_while_the_others_go_on_without_it() {
         .cluster
         .until("the other modules are told", |s| s.events.iter().any(|e| e.reason == "Absence"))
         .await;
-    let end = tokio::time::Instant::now() + Duration::from_secs(60);
-    while !slots.is_restarting() {
-        assert!(tokio::time::Instant::now() < end, "no restart was asked for");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    Fleet::at_last("a restart is asked for", || slots.is_restarting()).await;
     // Its port still takes connections, and never answers: as a module that is being restarted.
     fleet.cluster.server.take().unwrap().stop();
     fleet.cluster.agents[&1].1.abort();
@@ -284,11 +281,7 @@ async fn a_slot_whose_writing_was_not_seen_to_its_end_is_not_started() {
     let slots = fleet.slots[&1].clone();
     slots.end_silently();
     fleet.ask(1, &text, "1", true).await.unwrap();
-    let end = tokio::time::Instant::now() + Duration::from_secs(60);
-    while !slots.is_written() {
-        assert!(tokio::time::Instant::now() < end, "nothing was installed");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    Fleet::at_last("the bundle is installed", || slots.is_written()).await;
     // The order's answer may have been lost: it is given again, and nothing comes of it.
     fleet.ask(1, &text, "1", true).await.unwrap();
     fleet.cluster.agents[&1].1.abort();
@@ -312,4 +305,23 @@ async fn a_module_that_cannot_note_down_what_it_does_does_not_do_it() {
     let message = fleet.until(1, "failed", "1").await.update.unwrap().message;
     assert!(message.starts_with("the update's state cannot be kept over a restart: "), "{message}");
     assert!(!fleet.slots[&1].is_written() && !fleet.slots[&1].is_restarting());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_ended_before_the_restart_asks_for_it_again() {
+    let mut fleet = Fleet::start(1).await;
+    let text = bundle("board 2.0");
+    fleet.send(&text).await;
+    fleet.cordon(1, true).await;
+    fleet.ask(1, &text, "1", false).await.unwrap();
+    fleet.until(1, "checked", "1").await;
+    fleet.ask(1, &text, "1", true).await.unwrap();
+    let slots = fleet.slots[&1].clone();
+    Fleet::at_last("a restart is asked for", || slots.is_restarting()).await;
+    // Nothing came of it.
+    fleet.cluster.agents[&1].1.abort();
+    slots.forget_restart();
+    fleet.start_agent(1);
+    fleet.restart(1, true).await;
+    fleet.until(1, "trial", "1").await;
 }
