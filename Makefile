@@ -25,7 +25,7 @@ help:
 	@echo "make layer-check   the Yocto layer against real metadata (LAYERS=DIR; see docs/building.md)"
 	@echo "make crates        the recipes' crates from Cargo.lock"
 	@echo "make histories     100,000 random histories of the planner (HISTORIES=N: so many)"
-	@echo "make lint          format, clippy, licences and advisories"
+	@echo "make lint          format, clippy, licences and sources"
 	@echo "make conformance   the registry against the public suite (SUITE=DIR; see docs/registry.md)"
 	@echo "make fuzz          the registry's parsers, SECONDS=30 each"
 	@echo "make test-fuzz     the same for 100,000 inputs each, built quickly"
@@ -118,7 +118,7 @@ lint-quick: host
 	$(CARGO) clippy --locked --workspace --all-targets --features spacesim/chassis -q -- -D warnings
 
 lint: lint-quick
-	@$(SAY) "licences, sources and advisories"
+	@$(SAY) "licences, walls and sources"
 	@command -v cargo-deny >/dev/null || $(CARGO) install -q --locked cargo-deny
 	$(CARGO) deny --log-level warn check bans licenses sources
 

@@ -1,5 +1,5 @@
 SUMMARY = "The flight image of a spacecloud module"
-DESCRIPTION = "Real-time kernel, systemd, containerd, Docker in bridge mode, CNI, criu, nftables and the three programs. \
+DESCRIPTION = "Real-time kernel, systemd, containerd, Docker in bridge mode, CNI, criu, nftables, spacecloudd and space-registry. \
 No shell login, no package manager, no compiler: a module is operated through the cluster."
 
 require spacecloud-image.inc
