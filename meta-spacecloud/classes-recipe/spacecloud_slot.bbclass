@@ -59,4 +59,5 @@ slot_verity() {
 }
 slot_verity[vardepsexclude] = "IMAGE_NAME"
 # The script is run where it lies: the entry is made anew when it changes.
+# nooelint: oelint.vars.mispell.unknown - it is the task of an image's type
 do_image_erofs_lz4hc[file-checksums] += "${SPACECLOUD_BOOTSLOT}:True"
