@@ -57,12 +57,15 @@ pub(super) fn counted_rules(table: &ServiceTable, loads: &Loads) -> Value {
 fn service_rules(service: &Service, (by_address, published): (&str, &str), loads: &Loads) -> Vec<Value> {
     let mut rules = Vec::new();
     for port in &service.ports {
-        let Some(target) = target(service, port, loads) else { continue };
+        let taking = taking(service, port, loads);
         let dport = |number: u16| is("==", payload(port.protocol.as_str(), "dport"), json!(number));
         let at = is("==", payload("ip", "daddr"), json!(service.address));
-        rules.push(rule(by_address, vec![at, dport(port.port), mark(TO_SERVICE), target.clone()]));
-        if let Some(host) = port.published {
-            rules.push(rule(published, vec![dport(host), mark(TO_PUBLISHED), target]));
+        for target in target(service, &taking).into_iter().chain(instead(&taking)) {
+            rules
+                .push(rule(by_address, vec![at.clone(), dport(port.port), mark(TO_SERVICE), target.clone()]));
+            if let Some(host) = port.published {
+                rules.push(rule(published, vec![dport(host), mark(TO_PUBLISHED), target]));
+            }
         }
     }
     rules
@@ -178,17 +181,32 @@ fn mark(value: u32) -> Value {
     json!({ "mangle": { "key": { "ct": { "key": "mark" } }, "value": value } })
 }
 
-/// Where new connections to a port go; nothing when nobody is there.
-fn target(service: &Service, port: &ServicePort, loads: &Loads) -> Option<Value> {
+/// Who takes new connections to a port, each as often as it has turns.
+fn taking<'a>(service: &Service, port: &'a ServicePort, loads: &Loads) -> Vec<&'a Endpoint> {
     let mut taking: Vec<&Endpoint> = port.endpoints.iter().filter(|e| !e.draining).collect();
     if service.is_counted() {
         let loads: Vec<Load> =
             taking.iter().map(|e| loads.get(&place(port, e)).copied().unwrap_or_default()).collect();
         taking = turns(&loads).into_iter().filter_map(|turn| taking.get(turn).copied()).collect();
     }
+    taking
+}
+
+fn to_one(endpoint: &Endpoint) -> Value {
+    json!({ "dnat": { "addr": endpoint.address, "port": endpoint.port } })
+}
+
+/// Behind the rule that chooses by a map. The kernel may take a map's entries away while a packet is still on its way
+/// through the rules that were replaced: the map has nothing for it then, and it would be refused.
+fn instead(taking: &[&Endpoint]) -> Option<Value> {
+    taking.first().filter(|_| taking.len() > 1).map(|first| to_one(first))
+}
+
+/// Where new connections go; nothing when nobody is there.
+fn target(service: &Service, taking: &[&Endpoint]) -> Option<Value> {
     let to = |e: &Endpoint| json!({ "concat": [e.address, e.port] });
-    if let [only] = taking.as_slice() {
-        return Some(json!({ "dnat": { "addr": only.address, "port": only.port } }));
+    if let [only] = taking {
+        return Some(to_one(only));
     }
     let (key, entries): (Value, Vec<Value>) = match service.policy {
         Policy::Source => {

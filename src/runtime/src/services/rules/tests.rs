@@ -19,7 +19,7 @@ fn service(policy: Policy, endpoints: Vec<Endpoint>) -> (Service, ServicePort) {
 
 fn buckets(endpoints: Vec<Endpoint>) -> Vec<String> {
     let (service, port) = service(Policy::Source, endpoints);
-    let target = target(&service, &port, &Loads::new()).unwrap();
+    let target = target(&service, &taking(&service, &port, &Loads::new())).unwrap();
     let set = target.pointer("/dnat/addr/map/data/set").and_then(Value::as_array).unwrap();
     set.iter().map(|entry| entry[1]["concat"][0].as_str().unwrap().to_owned()).collect()
 }
@@ -41,8 +41,21 @@ fn affinity_moves_only_what_it_must() {
 #[test]
 fn draining_endpoints_get_nothing_new() {
     let (web, port) = service(Policy::RoundRobin, vec![endpoint(2, true), endpoint(3, false)]);
-    let only = target(&web, &port, &Loads::new()).unwrap();
+    let only = target(&web, &taking(&web, &port, &Loads::new())).unwrap();
     assert_eq!(only, json!({ "dnat": { "addr": "10.45.1.3", "port": 8080 } }));
     let (web, port) = service(Policy::RoundRobin, vec![endpoint(2, true)]);
-    assert_eq!(target(&web, &port, &Loads::new()), None);
+    assert_eq!(target(&web, &taking(&web, &port, &Loads::new())), None);
+}
+
+#[test]
+fn a_map_that_has_nothing_for_a_packet_is_not_the_last_word() {
+    for policy in [Policy::RoundRobin, Policy::LeastConnections, Policy::Source] {
+        let (web, _) = service(policy, vec![endpoint(2, true), endpoint(3, false), endpoint(4, false)]);
+        let rules = service_rules(&web, ("services", "published"), &Loads::new());
+        let last = |rule: &Value| rule.pointer("/add/rule/expr/3/dnat/addr").cloned().unwrap();
+        assert_eq!(rules.len(), 2, "{rules:?}");
+        assert!(last(&rules[0]).get("map").is_some() && last(&rules[1]).is_string(), "{rules:?}");
+    }
+    let (web, _) = service(Policy::RoundRobin, vec![endpoint(2, true), endpoint(3, false)]);
+    assert_eq!(service_rules(&web, ("services", "published"), &Loads::new()).len(), 1);
 }
