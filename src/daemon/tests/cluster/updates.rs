@@ -37,6 +37,16 @@ impl Fleet {
         fleet
     }
 
+    /// One module that is empty and has checked a bundle.
+    async fn checked(text: &str) -> Self {
+        let fleet = Self::start(1).await;
+        fleet.send(text).await;
+        fleet.cordon(1, true).await;
+        fleet.ask(1, text, "1", false).await.unwrap();
+        fleet.until(1, "checked", "1").await;
+        fleet
+    }
+
     fn start_agent(&mut self, slot: u16) {
         let cluster = &mut self.cluster;
         let token = cluster.server_config.state.join("token");
@@ -272,12 +282,8 @@ async fn a_bundle_whose_last_byte_came_before_the_server_was_stopped_is_checked_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_whose_writing_was_not_seen_to_its_end_is_not_started() {
-    let mut fleet = Fleet::start(1).await;
     let text = bundle("board 2.0");
-    fleet.send(&text).await;
-    fleet.cordon(1, true).await;
-    fleet.ask(1, &text, "1", false).await.unwrap();
-    fleet.until(1, "checked", "1").await;
+    let mut fleet = Fleet::checked(&text).await;
     let slots = fleet.slots[&1].clone();
     slots.end_silently();
     fleet.ask(1, &text, "1", true).await.unwrap();
@@ -293,12 +299,8 @@ async fn a_slot_whose_writing_was_not_seen_to_its_end_is_not_started() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_module_that_cannot_note_down_what_it_does_does_not_do_it() {
-    let fleet = Fleet::start(1).await;
     let text = bundle("board 2.0");
-    fleet.send(&text).await;
-    fleet.cordon(1, true).await;
-    fleet.ask(1, &text, "1", false).await.unwrap();
-    fleet.until(1, "checked", "1").await;
+    let fleet = Fleet::checked(&text).await;
     let in_the_way = fleet.cluster.dir.path().join("agent-1/update/state.new/x");
     std::fs::create_dir_all(in_the_way).unwrap();
     fleet.ask(1, &text, "1", true).await.unwrap();
@@ -309,12 +311,8 @@ async fn a_module_that_cannot_note_down_what_it_does_does_not_do_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_ended_before_the_restart_asks_for_it_again() {
-    let mut fleet = Fleet::start(1).await;
     let text = bundle("board 2.0");
-    fleet.send(&text).await;
-    fleet.cordon(1, true).await;
-    fleet.ask(1, &text, "1", false).await.unwrap();
-    fleet.until(1, "checked", "1").await;
+    let mut fleet = Fleet::checked(&text).await;
     fleet.ask(1, &text, "1", true).await.unwrap();
     let slots = fleet.slots[&1].clone();
     Fleet::at_last("a restart is asked for", || slots.is_restarting()).await;
