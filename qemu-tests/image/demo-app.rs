@@ -290,7 +290,9 @@ fn tell(names: &Names, what: &str) {
 }
 
 fn serve(mut stream: TcpStream, names: &Names) {
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
+    // A process that is moved while a request is on its way gets it when the client's kernel sends it again, which after a
+    // freeze of twelve seconds may be as many later.
+    let _ = stream.set_read_timeout(Some(STAY_LIMIT));
     let mut request = Vec::new();
     let mut buffer = [0; 1024];
     while !request.windows(4).any(|end| end == b"\r\n\r\n") {

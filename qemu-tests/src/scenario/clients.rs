@@ -21,6 +21,13 @@ pub(crate) fn read(module: &Module, app: &str) -> Result<Calls, SimError> {
     parse(&said).ok_or_else(|| failed(format!("{app} says {:?}", said.trim())))
 }
 
+/// What the last failure was, in its words.
+pub(crate) fn last_failure(module: &Module, app: &str) -> Option<String> {
+    let read = format!("grep -ah '^failed: ' /var/lib/spacecloud/logs/{app}-1-*.log | tail -n 1");
+    let said = module.run(&read, within(120.s())).ok()?;
+    Some(format!("{app} {}", said.trim()))
+}
+
 fn parse(said: &str) -> Option<Calls> {
     let numbers: Vec<u64> = said.split_whitespace().map_while(|word| word.parse().ok()).collect();
     match numbers.as_slice() {

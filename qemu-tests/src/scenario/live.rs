@@ -136,8 +136,13 @@ impl Scenario<'_> {
         let (made, failed_calls, gap) = of(calls, before.0);
         let (said, broken, echo_gap) = of(echoes, before.1);
         if failed_calls + broken > 0 {
+            let why: Vec<String> = [CALLER, STAYER]
+                .iter()
+                .filter_map(|app| clients::last_failure(self.module(place).ok()?, app))
+                .collect();
             return Err(failed(format!(
-                "{failed_calls} of {made} calls failed, and the open connection broke {broken} times"
+                "{failed_calls} of {made} calls failed, and the open connection broke {broken} times: {}",
+                why.join(", ")
             )));
         }
         self.checked(format!("{made} calls meanwhile, none failed; longest gap {gap} ms"));
@@ -147,9 +152,13 @@ impl Scenario<'_> {
         Ok(())
     }
 
-    fn counted(&self, place: &str) -> Result<(Calls, Calls), SimError> {
+    fn module(&self, place: &str) -> Result<&crate::Module, SimError> {
         let module = self.chassis.modules().find(|m| m.name() == place);
-        let module = module.ok_or_else(|| failed(format!("there is no {place}")))?;
+        module.ok_or_else(|| failed(format!("there is no {place}")))
+    }
+
+    fn counted(&self, place: &str) -> Result<(Calls, Calls), SimError> {
+        let module = self.module(place)?;
         Ok((clients::read(module, CALLER)?, clients::read(module, STAYER)?))
     }
 
