@@ -138,7 +138,7 @@ fn killed_at_any_moment(chassis: &Chassis, cluster: &Cluster, powered: Instant) 
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
         Duration::from_millis(u64::from(nanos / 1000 % 2500))
     };
-    let before = processes(chassis);
+    let (before, ended) = (processes(chassis), leases_ended(chassis));
     insist(&|| cluster.apply(BURST).map(drop));
     let mut wanted = 6 + 4;
     for (slot, replicas) in [(1, 1), (2, 5), (1, 3), (3, 2)] {
@@ -150,8 +150,9 @@ fn killed_at_any_moment(chassis: &Chassis, cluster: &Cluster, powered: Instant) 
         wanted = 6 + replicas as usize;
     }
     cluster.wait_for("what was asked for last", within(180.s()), |_| {}, |s| whole(s, wanted)).unwrap();
-    // Balance may have moved an app; one that stayed where it was is still the same process.
-    let after = processes(chassis);
+    // Balance may have moved an app; one that stayed where it was is still the same process, if its daemon was back
+    // within its lease.
+    let (after, slow) = (processes(chassis), leases_ended(chassis) > ended);
     let (mut same, mut other) = (0, Vec::new());
     for line in before.iter().flat_map(|text| text.lines()) {
         let id = line.split_whitespace().next().unwrap_or_default();
@@ -161,7 +162,10 @@ fn killed_at_any_moment(chassis: &Chassis, cluster: &Cluster, powered: Instant) 
             None => {}
         }
     }
-    assert!(same > 0 && other.is_empty(), "{same} as before, restarted: {other:?}");
+    assert!(slow || same > 0 && other.is_empty(), "{same} as before, restarted: {other:?}");
+    if slow {
+        say(powered, &format!("too slow a host: a lease ran out, {same} as before, restarted: {other:?}"));
+    }
 
     insist(&|| cluster.drain("module-2", true));
     std::thread::sleep(moment());

@@ -22,15 +22,40 @@ use crate::{chain, config::Config};
 use anyhow::Context;
 use instances::Instances;
 use model::{Module, Span, Subnet};
+use planner::Lease;
 use prefetch::Prefetch;
-use runtime::{BRIDGE, Containerd, Engine, Network, Rauc, Runtime, Slots, Volumes, set_bridge};
+use runtime::{BRIDGE, Containerd, Engine, Network, Rauc, Runtime, Slots, Volumes, boot_clock, set_bridge};
 use services::Services;
 use std::{path::Path, sync::Arc, time::Duration};
+use tokio::net::TcpStream;
 use update::Updates;
 use volumes::VolumeWatch;
 
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_CONTAINERD: Duration = Duration::from_millis(500);
+
+/// Between asking for a connection to this very module and its refusal.
+const LOOK_LIMIT: Duration = Duration::from_millis(200);
+
+/// To be called before this process binds the server's port: nobody serves there now, so nobody decides, and what runs
+/// here has a whole lease from now on until this process has found it again ([`planner::Lease::renew`]).
+pub async fn before_the_server(config: &Config) {
+    let (fence, now) = (config.fence(), boot_clock());
+    let mut lease = Lease::new(config.timing.lease, fence.kept_deadline());
+    let connected = tokio::time::timeout(LOOK_LIMIT, TcpStream::connect(&config.server.address));
+    if !lease.holds(now) || !connected.await.is_ok_and(|outcome| outcome.is_err_and(|e| is_refusal(&e))) {
+        return;
+    }
+    lease.renew(now);
+    if let Some(Err(error)) = lease.deadline().map(|deadline| fence.keep_deadline(deadline)) {
+        tracing::error!(error = %chain(&error), "cannot keep the lease");
+    }
+}
+
+/// Nobody has the port.
+fn is_refusal(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::ConnectionRefused
+}
 
 /// Runs until the process ends.
 ///

@@ -68,8 +68,12 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (server_role, agent_role) = config.roles();
-    let server = if server_role { Some(server::start(&config).await?) } else { None };
+    if server_role && agent_role {
+        agent::before_the_server(&config).await;
+    }
+    // Both at once: a daemon that was killed must have found its instances again before their lease runs out.
     let agent = agent_role.then(|| tokio::spawn(agent::run(config.clone())));
+    let server = if server_role { Some(server::start(&config).await?) } else { None };
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

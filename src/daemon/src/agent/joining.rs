@@ -1,7 +1,7 @@
 //! How a module gets its certificate: the token names the CA, the CA names the server, the server signs.
 
 use crate::{config::Config, files::write_whole, registry_tls::RegistryTls};
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use api::v1::{JoinRequest, RegistryRequest, agents_client::AgentsClient};
 use identity::{Credentials, Token, fingerprint, new_request};
 use model::Name;
@@ -100,8 +100,10 @@ fn read_token(config: &Config) -> anyhow::Result<Token> {
 }
 
 async fn join(config: &Config, module: &Name) -> anyhow::Result<Membership> {
+    // A server of this very process may be about to write the token: it has done so when it answers.
+    let chain = server_chain(config).await?;
     let token = read_token(config)?;
-    let ca = find_ca(config, &token).await?;
+    let ca = find_ca(config, &chain, &token)?;
     let (key, request_pem) = new_request(module)?;
     let mut client = AgentsClient::new(channel(config, &ca, None).await?);
     let request = JoinRequest { token: token.reveal(), slot: config.slot()?.into(), request_pem };
@@ -132,9 +134,8 @@ async fn channel(config: &Config, ca: &str, own: Option<Identity>) -> anyhow::Re
     endpoint.connect().await.with_context(|| format!("cannot reach the server at {}", config.server.address))
 }
 
-/// Asks the server for its certificates and keeps the one that the token names. Nothing secret is said here, and
-/// nothing else of this connection is believed.
-async fn find_ca(config: &Config, token: &Token) -> anyhow::Result<String> {
+/// The server's certificates. Nothing secret is said here, and nothing else of this connection is believed.
+async fn server_chain(config: &Config) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let seen = Arc::new(Collect::default());
     let mut tls = rustls::ClientConfig::builder()
         .dangerous()
@@ -147,14 +148,20 @@ async fn find_ca(config: &Config, token: &Token) -> anyhow::Result<String> {
     let name = ServerName::try_from(api::SERVER_NAME)?;
     let handshake = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, stream);
     tokio::time::timeout(CONNECT_LIMIT * 4, handshake).await.context("the TLS handshake took too long")??;
-    let certificates = seen.chain.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    for der in certificates {
-        let pem = identity::to_pem(&der);
-        if fingerprint(&pem).is_ok_and(|f| f == token.fingerprint()) {
-            return Ok(pem);
-        }
-    }
-    bail!("the server at {address} is not of the cluster that the join token names; check agent.token_file")
+    let chain = seen.chain.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok(chain)
+}
+
+/// The one of the server's certificates that the token names.
+fn find_ca(config: &Config, chain: &[CertificateDer<'_>], token: &Token) -> anyhow::Result<String> {
+    let certificates = chain.iter().map(|der| identity::to_pem(der));
+    let mut named = certificates.filter(|pem| fingerprint(pem).is_ok_and(|f| f == token.fingerprint()));
+    named.next().with_context(|| {
+        format!(
+            "the server at {} is not of the cluster that the join token names; check agent.token_file",
+            config.server.address
+        )
+    })
 }
 
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! One connection to the server, from the hello to its end.
 
 use super::{
-    describe, instances::Instances, joining, logs, prefetch::Prefetch, services::Services, update::Updates,
+    describe, instances::Instances, is_refusal, joining, logs, prefetch::Prefetch, services::Services, update::Updates,
     volumes::VolumeWatch,
 };
 use crate::config::Config;
@@ -114,11 +114,7 @@ pub(super) async fn run(config: &Config, module: &Name, parts: Parts<'_>) -> any
 }
 
 fn refused(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
-    })
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(is_refusal))
 }
 
 impl Session<'_> {

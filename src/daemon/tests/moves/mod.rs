@@ -259,3 +259,23 @@ async fn a_module_that_is_cut_off_serves_itself_with_what_it_keeps() {
         assert_eq!(runtime.running().len(), 1);
     }
 }
+
+/// A process that will be the server knows, before it binds the port, that nobody decides.
+#[tokio::test]
+async fn a_lease_that_holds_begins_anew_before_the_server_of_the_same_process_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let grpc = free_port();
+    let config = config(dir.path(), 1, grpc, free_port(), &dir.path().join("token"));
+    let (fence, lease) = (config.fence(), config.timing.lease.0);
+    let look = async |kept: u64| {
+        fence.keep_deadline(kept).unwrap();
+        agent::before_the_server(&config).await;
+        fence.kept_deadline().unwrap()
+    };
+    let now = runtime::boot_clock();
+    assert!(look(now + lease / 2).await >= now + lease, "nobody serves");
+    assert_eq!(look(now - 1).await, now - 1, "what has run out stays so");
+    let _somebody = Listener::bind(("127.0.0.1", grpc)).await.unwrap();
+    let now = runtime::boot_clock();
+    assert_eq!(look(now + lease / 2).await, now + lease / 2, "somebody may decide");
+}
