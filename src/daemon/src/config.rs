@@ -2,7 +2,7 @@
 
 mod sections;
 
-pub use sections::{AgentConfig, NamesConfig, ServerConfig, StorageConfig};
+pub use sections::{AgentConfig, NamesConfig, SERVER, ServerConfig, StorageConfig};
 
 use model::{Name, Subnet, Timing};
 use planner::pool::unit::UnitPolicy;

@@ -20,6 +20,14 @@ struct Arguments {
 enum Command {
     /// Only fence: kill what must not outlive the lease when the agent itself is dead.
     Guard,
+    /// Make a mission's papers on the ground, before any module has power: the cluster's CA, the join token, an operator's
+    Papers {
+        /// The folder to make; it belongs into a safe
+        folder: PathBuf,
+        /// Where spacectl will reach the server
+        #[arg(long, value_name = "HOST:PORT", default_value = daemon::config::SERVER)]
+        server: String,
+    },
 }
 
 const CONFIG_ERROR: u8 = 78;
@@ -39,6 +47,9 @@ fn main() -> ExitCode {
         .with_ansi(false)
         .without_time()
         .init();
+    if let Some(Command::Papers { folder, server }) = &arguments.command {
+        return told(server::papers(folder, server).map(|list| print!("{list}")));
+    }
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
         Err(error) => {
@@ -56,7 +67,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(config)) {
+    told(runtime.block_on(run(config)))
+}
+
+fn told(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("spacecloudd: {error:#}");

@@ -12,6 +12,7 @@ use api::v1::{agents_server::AgentsServer, cluster_server::ClusterServer};
 use tokio::net::TcpListener;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming};
 
+pub use pki::papers;
 pub use shell::Shell;
 
 /// A running server.

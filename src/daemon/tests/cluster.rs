@@ -24,6 +24,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 #[path = "cluster/live.rs"]
 mod live;
+#[path = "cluster/papers.rs"]
+mod papers;
 #[path = "cluster/planning.rs"]
 mod planning;
 #[path = "cluster/registry.rs"]

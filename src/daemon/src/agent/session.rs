@@ -1,8 +1,8 @@
 //! One connection to the server, from the hello to its end.
 
 use super::{
-    describe, instances::Instances, is_refusal, joining, logs, prefetch::Prefetch, services::Services, update::Updates,
-    volumes::VolumeWatch,
+    describe, instances::Instances, is_refusal, joining, logs, prefetch::Prefetch, services::Services,
+    update::Updates, volumes::VolumeWatch,
 };
 use crate::config::Config;
 use anyhow::{Context, bail};

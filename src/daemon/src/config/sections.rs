@@ -49,10 +49,13 @@ pub struct ServerConfig {
     pub services: Subnet,
 }
 
+/// Where the server is: module-1's address on the backplane.
+pub const SERVER: &str = "10.44.0.1:7440";
+
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
-            address: "10.44.0.1:7440".into(),
+            address: SERVER.into(),
             listen: "0.0.0.0:7440".into(),
             http: "0.0.0.0:7480".into(),
             registry_tls: "/var/lib/space-registry/tls".into(),

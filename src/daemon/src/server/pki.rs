@@ -1,10 +1,19 @@
 //! The server's secrets on disk: the CA, the join token, the registry's certificate, an admin's.
 
-use crate::{config::Config, files::write_whole, registry_tls::RegistryTls};
-use anyhow::Context;
+use crate::{
+    config::{Config, SERVER},
+    files::write_whole,
+    registry_tls::RegistryTls,
+};
+use anyhow::{Context, bail};
 use identity::{Authority, Credentials, IdentityError, Role, Token, fingerprint};
 use model::Name;
-use std::{fs, net::IpAddr, path::Path};
+use std::{
+    fs,
+    net::IpAddr,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::Path,
+};
 
 pub(crate) struct Pki {
     pub(crate) authority: Authority,
@@ -38,8 +47,9 @@ impl Pki {
         };
         write_whole(&config.state.join("tls/ca.pem"), PUBLIC, authority.certificate())
             .context("cannot write tls/ca.pem")?;
-        let token = open_token(config, &authority)?;
-        open_admin(config, &authority).context("cannot write the admin's credentials")?;
+        let token = open_token(&authority, &[&config.agent.token_file, &config.state.join("token")])?;
+        open_admin(&config.state, &config.server.address, &authority)
+            .context("cannot write the admin's credentials")?;
         open_registry(config, &authority).context("cannot write the registry's certificate")?;
         Ok(Self { authority, server, token, registry: registry_host(config) })
     }
@@ -61,6 +71,39 @@ impl Pki {
     }
 }
 
+/// Makes a mission's papers in a folder that is not there yet, and tells where each belongs. `address` is where operators
+/// reach the server.
+///
+/// # Errors
+/// The folder has papers already, or cannot be written; the address is none.
+pub fn papers(folder: &Path, address: &str) -> anyhow::Result<String> {
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    if !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && is_port(port)) {
+        bail!("{address:?} is no address; write HOST:PORT, as {SERVER}");
+    }
+    if folder.join("ca/ca.key").exists() {
+        bail!(
+            "{} has a mission's papers already, and nothing was changed; name another folder",
+            folder.display()
+        );
+    }
+    let open = || {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+    };
+    open().with_context(|| format!("cannot make {}", folder.display()))?;
+    let authority = open_authority(folder)?;
+    open_token(&authority, &[&folder.join("token")])?;
+    open_admin(folder, address, &authority).context("cannot write the operator's papers")?;
+    let here = folder.display();
+    Ok(format!(
+        "{here}/ca     the cluster's CA: onto the server's module as /var/lib/spacecloud/ca\n\
+         {here}/token  the join token: onto every module as /etc/spacecloud/token\n\
+         {here}/admin  an operator's: spacectl --config {here}/admin/spacectl.toml\n\
+         Whoever has them commands the cluster: keep the folder in a safe.\n"
+    ))
+}
+
 fn open_authority(state: &Path) -> anyhow::Result<Authority> {
     let (certificate, key) = (state.join("ca/ca.pem"), state.join("ca/ca.key"));
     if key.exists() {
@@ -77,21 +120,22 @@ fn open_authority(state: &Path) -> anyhow::Result<Authority> {
     Ok(authority)
 }
 
-/// The configured token if there is one, else one of our own in the state directory.
-fn open_token(config: &Config, authority: &Authority) -> anyhow::Result<Token> {
-    let own = config.state.join("token");
-    for path in [&config.agent.token_file, &own] {
+/// The token that is in the first of these places that has one, else a new one in the last.
+fn open_token(authority: &Authority, places: &[&Path]) -> anyhow::Result<Token> {
+    for path in places {
         if let Ok(text) = fs::read_to_string(path) {
             return text.parse().with_context(|| path.display().to_string());
         }
     }
     let token = Token::generate(&fingerprint(authority.certificate())?);
-    write_whole(&own, SECRET, &format!("{}\n", token.reveal())).context("cannot write the token")?;
+    if let Some(own) = places.last() {
+        write_whole(own, SECRET, &format!("{}\n", token.reveal())).context("cannot write the token")?;
+    }
     Ok(token)
 }
 
-fn open_admin(config: &Config, authority: &Authority) -> anyhow::Result<()> {
-    let directory = config.state.join("admin");
+fn open_admin(state: &Path, address: &str, authority: &Authority) -> anyhow::Result<()> {
+    let directory = state.join("admin");
     if directory.join("spacectl.toml").exists() {
         return Ok(());
     }
@@ -100,8 +144,7 @@ fn open_admin(config: &Config, authority: &Authority) -> anyhow::Result<()> {
     write_whole(&directory.join("admin.pem"), PUBLIC, &admin.certificate)?;
     write_whole(&directory.join("admin.key"), SECRET, &admin.key)?;
     let text = format!(
-        "server = \"{}\"\nca = \"ca.pem\"\ncertificate = \"admin.pem\"\nkey = \"admin.key\"\n",
-        config.server.address
+        "server = \"{address}\"\nca = \"ca.pem\"\ncertificate = \"admin.pem\"\nkey = \"admin.key\"\n"
     );
     write_whole(&directory.join("spacectl.toml"), SECRET, &text)?;
     Ok(())
