@@ -315,8 +315,8 @@ fn a_device_that_vanishes_is_named_with_how_far_it_came() {
 }
 
 /// Loop devices are root's: where they cannot be had this says so, and files and NBD have shown the rest.
-fn loop_of(file: &Path) -> Option<Loop> {
-    let found = Loop::of(file);
+fn loop_of(file: &Path, sectors: u32) -> Option<Loop> {
+    let found = Loop::of(file, sectors);
     if found.is_none() {
         eprintln!("NOT RUN: this user or this kernel has no loop devices; real disks were not tested");
     }
@@ -329,7 +329,7 @@ fn a_disk_in_use_is_refused_and_a_free_one_flashed() {
     let backing = desk.path().join("backing");
     fs::File::create(&backing).unwrap().set_len(32 << 20).unwrap();
     run("mke2fs", &["-q", "-F", backing.to_str().unwrap()]);
-    let Some(mut disk) = loop_of(&backing) else { return };
+    let Some(mut disk) = loop_of(&backing, 512) else { return };
     let before = fs::read(&backing).unwrap();
     let at: PathBuf = desk.path().join("mounted here");
     disk.mount(&at);
@@ -351,6 +351,25 @@ fn a_disk_in_use_is_refused_and_a_free_one_flashed() {
 }
 
 #[test]
+fn a_disk_whose_sectors_are_not_the_images_is_refused() {
+    let (desk, _) = desk();
+    let backing = desk.path().join("backing");
+    fs::File::create(&backing).unwrap().set_len(32 << 20).unwrap();
+    let Some(disk) = loop_of(&backing, 4096) else { return };
+    let untouched = fs::read(&backing).unwrap();
+    for image in ["a.wic", "b.wic.zst"] {
+        let line = last_line(desk.path(), &["flash", image, &disk.device], 1);
+        let told = "has sectors of 4096 bytes, and the image's partition table counts in 512";
+        assert!(line.contains(told) && line.contains("--force"), "{line}");
+    }
+    assert!(fs::read(&backing).unwrap() == untouched, "a refused disk was written");
+    // Its owner may know better; and what has no partition table fits every disk.
+    flashed(desk.path(), "a.wic", &disk.device, &["--force"]);
+    fs::write(desk.path().join("bare.img"), noise(6, MIB)).unwrap();
+    flashed(desk.path(), "bare.img", &disk.device, &[]);
+}
+
+#[test]
 fn a_disk_that_fails_under_way_is_named() {
     let desk = tempfile::tempdir().unwrap();
     fs::write(desk.path().join("big.wic"), noise(6, 24 * MIB)).unwrap();
@@ -363,7 +382,7 @@ fn a_disk_that_fails_under_way_is_named() {
     };
     let backing = small.join("backing");
     fs::File::create(&backing).unwrap().set_len(64 << 20).unwrap();
-    let Some(disk) = loop_of(&backing) else { return };
+    let Some(disk) = loop_of(&backing, 512) else { return };
     let line = last_line(desk.path(), &["flash", "big.wic", &disk.device], 2);
     assert!(
         line.contains("vanished while it was written, after ") && line.contains("flash it again"),

@@ -14,7 +14,7 @@ pub(crate) struct Flash {
     /// Show the disks of this machine, and which of them could be flashed
     #[arg(long, conflicts_with_all = ["image", "target", "force", "slot"])]
     pub(crate) list: bool,
-    /// Also onto a disk that is mounted, that this system runs from, or that is too small
+    /// Also onto a disk that is mounted, that this system runs from, that is too small, or whose sectors do not fit
     #[arg(long)]
     pub(crate) force: bool,
     /// The slot of the module that will boot it: written into its EFI system partition

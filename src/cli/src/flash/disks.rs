@@ -2,7 +2,7 @@
 use serde::Serialize;
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -98,6 +98,20 @@ impl Kernel {
         mounted.first().map(|(device, point)| format!("{device} is mounted at {point}"))
     }
 
+    /// The same of a device's number: a node may have any name.
+    fn use_of_number(&self, number: u64) -> io::Result<Option<String>> {
+        let within = |path: PathBuf| move |error| io::Error::other(format!("{}: {error}", path.display()));
+        let mounts = self.proc.join("self/mountinfo");
+        fs::metadata(&mounts).map_err(within(mounts))?;
+        let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+        let link = self.sys.join(format!("dev/block/{major}:{minor}"));
+        let path = fs::canonicalize(&link).map_err(within(link))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let partition = path.join("partition").exists();
+        let partition = partition.then(|| "it is a partition, and an image is a whole disk's".to_owned());
+        Ok(self.use_of(&name).or(partition))
+    }
+
     fn family(&self, name: &str, names: &mut BTreeSet<String>) {
         if !names.insert(name.to_owned()) {
             return;
@@ -115,19 +129,11 @@ pub(super) fn list() -> Vec<Disk> {
     Kernel::here().disks()
 }
 
-/// What a device, by any of its names, is used for.
+/// What a device, by any of its names, is used for. What cannot be seen counts as used.
 pub(super) fn in_use(device: &Path) -> Option<String> {
-    let real = fs::canonicalize(device).ok()?;
-    let kernel = Kernel::here();
-    // A node may have any name; its number says which device it is.
-    let number = fs::metadata(&real).ok()?.rdev();
-    let link = format!("dev/block/{}:{}", nix::sys::stat::major(number), nix::sys::stat::minor(number));
-    let path = fs::canonicalize(kernel.sys.join(link)).ok()?;
-    let name = path.file_name()?.to_string_lossy().into_owned();
-    kernel.use_of(&name).or_else(|| {
-        let partition = path.join("partition").exists();
-        partition.then(|| "it is a partition, and an image is a whole disk's".to_owned())
-    })
+    let number = fs::metadata(device).map(|found| found.rdev());
+    let used = number.and_then(|number| Kernel::here().use_of_number(number));
+    used.unwrap_or_else(|error| Some(format!("what it is used for cannot be seen ({error})")))
 }
 
 /// (device number, mount point, source) of a line of mountinfo (proc(5)).
@@ -206,6 +212,8 @@ mod tests {
         assert_eq!(kernel.use_of("sda").unwrap(), "/dev/dm-0 is mounted at /media/my stick");
         assert_eq!(kernel.use_of("sda1"), None);
         assert_eq!(kernel.use_of("mmcblk0"), None);
+        let unseen = kernel.use_of_number(nix::sys::stat::makedev(8, 0)).unwrap_err().to_string();
+        assert!(unseen.contains("dev/block/8:0"), "{unseen}");
         fs::write(directory.path().join("proc/swaps"), "Filename Type\n/dev/sda1 partition 1 0 -2\n")
             .unwrap();
         assert_eq!(kernel.use_of("sda").unwrap(), "/dev/sda1 is swap of this system");

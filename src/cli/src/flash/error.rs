@@ -64,6 +64,18 @@ pub enum FlashError {
         /// The image's size in bytes, if it was known before its end.
         need: Option<u64>,
     },
+    /// The partition table would not be found on it.
+    #[error(
+        "{target} has sectors of {have} bytes, and the image's partition table counts in {made_for}: nothing would start from it; build the image for such a disk (docs/porting.md), take another one, or use --force if you are sure"
+    )]
+    Sectors {
+        /// The device.
+        target: String,
+        /// Bytes of its sectors.
+        have: u64,
+        /// Bytes of the sectors that the image is made for.
+        made_for: u64,
+    },
     /// The target cannot be opened, or not as it must be.
     #[error("cannot {operation} {target}: {reason}")]
     Target {

@@ -68,6 +68,12 @@ fn perform(args: &Flash) -> error::Result<Outcome> {
     };
     let source = Source::find(image, args.bmap.as_deref(), args.no_bmap)?;
     let mut target = Target::open(name, source.size, source.least, args.force)?;
+    if let (Some(have), Some(made_for)) = (target.sector(), partitions::sectors_of(&source)?)
+        && have != made_for
+        && !args.force
+    {
+        return Err(FlashError::Sectors { target: name.clone(), have, made_for });
+    }
     let total = write::expected(&source);
     let begun = Instant::now();
     let written = write::write(&source, &mut target, &Progress::new("writing", total))?;

@@ -9,6 +9,7 @@
 //! ```
 use super::{
     error::{FlashError, Result},
+    source::Source,
     target::Target,
 };
 use crc::{CRC_32_ISO_HDLC, Crc};
@@ -57,6 +58,15 @@ struct Fit {
     table_at: u64,
     /// MBR and header, which say where the copy is; from the disk's first byte.
     front: Vec<u8>,
+}
+
+/// The bytes of the sectors by which an image's partition table counts, if it has a GPT.
+pub(super) fn sectors_of(source: &Source) -> Result<Option<u64>> {
+    let mut head = vec![0; HEAD];
+    let length = source.open()?.read(&mut head)?;
+    head.truncate(length);
+    let begins = |sector: &usize| head.get(*sector..).is_some_and(|header| header.starts_with(SIGNATURE));
+    Ok(SECTORS.into_iter().find(begins).and_then(|sector| u64::try_from(sector).ok()))
 }
 
 /// Puts the copy of the partition table at the target's end, and reads it back; false if there was nothing to do.

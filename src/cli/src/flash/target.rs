@@ -29,6 +29,13 @@ nix::ioctl_none!(
     95
 );
 
+nix::ioctl_read_bad!(
+    /// How many bytes a disk's sectors have, by which its partition table counts.
+    sector_size,
+    nix::request_code_none!(0x12, 104),
+    nix::libc::c_int
+);
+
 /// Something that can be written at any byte.
 pub(super) struct Target {
     name: String,
@@ -152,6 +159,15 @@ impl Target {
 
     pub(super) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The bytes of a sector, where the target itself has them.
+    pub(super) fn sector(&self) -> Option<u64> {
+        let Medium::Disk(file) = &self.medium else { return None };
+        let mut size = 0;
+        // SAFETY: BLKSSZGET writes one int, and the descriptor is open as long as `file` is.
+        unsafe { sector_size(file.as_raw_fd(), &raw mut size) }.ok()?;
+        u64::try_from(size).ok()
     }
 
     pub(super) fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {

@@ -199,10 +199,11 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
-    /// None where this user or this kernel has no loop devices.
-    pub(crate) fn of(file: &Path) -> Option<Self> {
-        let output =
-            Command::new("losetup").args(["--find", "--show", "--partscan"]).arg(file).output().ok()?;
+    /// With sectors of so many bytes. None where this user or this kernel has no loop devices.
+    pub(crate) fn of(file: &Path, sectors: u32) -> Option<Self> {
+        let mut losetup = Command::new("losetup");
+        losetup.args(["--find", "--show", "--partscan", "--sector-size", &sectors.to_string()]).arg(file);
+        let output = losetup.output().ok()?;
         let device = String::from_utf8(output.stdout).unwrap().trim().to_owned();
         output.status.success().then_some(Self { device, mounts: Vec::new() })
     }
