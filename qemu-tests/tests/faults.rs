@@ -86,7 +86,7 @@ impl Rig {
 
 #[test]
 fn moves_end_as_asked_whatever_breaks_meanwhile() {
-    let rig = Rig::start_with(|_| {}, SETTLE);
+    let rig = Rig::start(|_| {}, SETTLE);
     rig.cluster.apply(APPS).unwrap();
     rig.wait("all run", whole);
 

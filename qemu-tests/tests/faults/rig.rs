@@ -23,13 +23,8 @@ impl Deref for Rig {
 }
 
 impl Rig {
-    /// Three modules, and the image in the registry.
-    pub(crate) fn start() -> Self {
-        Self::start_with(|_| {}, "")
-    }
-
-    /// The same with a changed chassis, and with this laid over the server's configuration.
-    pub(crate) fn start_with(change: impl FnOnce(&mut ChassisFile), configuration: &str) -> Self {
+    /// Three modules, or a changed chassis, with this laid over the server's configuration, and the image in the registry.
+    pub(crate) fn start(change: impl FnOnce(&mut ChassisFile), configuration: &str) -> Self {
         let mut file = ground::three();
         change(&mut file);
         let ground = Ground::planned(file, BackplaneKind::Netns, |plan| {

@@ -248,7 +248,7 @@ fn the_less_important_give_way(rig: &Rig) {
 fn what_cannot_run_elsewhere_stays_or_waits_and_says_why() {
     // One registry: what is deleted there is nowhere.
     let one = |file: &mut spacesim::ChassisFile| file.slots[1].roles.retain(|role| *role != Role::Registry);
-    let rig = Rig::start_with(one, TIMING);
+    let rig = Rig::start(one, TIMING);
     rig.give_small_disk(2);
     updates_go_back(&rig);
     drains_wait(&rig);
