@@ -54,6 +54,8 @@ pub struct Options {
     pub runs: u32,
     /// How often the same is done to Docker Swarm on the same modules, 0 for not at all.
     pub swarm: u32,
+    /// `[timing]` of modules that are namespaces, if it is not to be what flies.
+    pub timing: String,
 }
 
 /// How quickly a cluster gets over the loss of a module.

@@ -215,10 +215,15 @@ impl<'a> Scenario<'a> {
         self.cluster.apply(APPS)?;
         let (snapshot, took) = self.wait("ten apps are ready", TEN, |s| ready(s, TEN, |_| true))?;
         self.report.times.push(("apply to ten running and healthy", took));
-        let mut spread = counts(&snapshot);
-        spread.sort_unstable();
-        if spread != [3, 3, 4] {
-            return Err(failed(format!("ten apps are spread as {spread:?}, not 4/3/3")));
+        let sorted = |s: &Snapshot| {
+            let mut spread = counts(s);
+            spread.sort_unstable();
+            spread
+        };
+        // Where a module was not heard for a moment, balance has to mend it first.
+        if sorted(&snapshot) != [3, 3, 4] {
+            let even = |s: &Snapshot| usize::from(sorted(s) == [3, 3, 4]) * ready(s, TEN, |_| true);
+            self.wait("ten apps are spread 4/3/3", TEN, even)?;
         }
         self.checked("the ten apps are spread 4/3/3");
         Ok(())

@@ -1,7 +1,7 @@
 //! The main job on a booted chassis: the same code as the demo's, then crashes of the daemons on the same chassis.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use api::v1::Snapshot;
+use api::v1::{self, Snapshot};
 use ground::Ground;
 use identity::Token;
 use spacesim::{
@@ -67,11 +67,10 @@ fn ten_apps_lose_a_module_and_get_it_back() {
     // An image that is not in the registry: said in one line, everything else keeps running.
     cluster.apply("name = 'nowhere'\nimage = 'registry.spacecloud:5000/no/such:1'\n").unwrap();
     let said = |s: &Snapshot| {
-        s.instances.iter().any(|i| i.app == "nowhere" && i.message.contains("is not in the registry"))
+        let missing = |i: &v1::Instance| i.app == "nowhere" && i.message.contains("is not in the registry");
+        s.instances.iter().any(missing) && s.instances.iter().filter(|i| i.phase == "ready").count() == 6
     };
-    let (snapshot, _) =
-        cluster.wait_for("the missing image is named", within(120.s()), |_| {}, said).unwrap();
-    assert_eq!(snapshot.instances.iter().filter(|i| i.phase == "ready").count(), 6);
+    cluster.wait_for("the missing image is named", within(120.s()), |_| {}, said).unwrap();
 
     wrong_token(chassis);
 }
@@ -105,8 +104,12 @@ fn killed_at_rest(chassis: &Chassis, cluster: &Cluster, powered: Instant) {
     for slot in [1, 2] {
         // A daemon that is back within its lease stops nothing. A busy host may be too slow for that, and is tried again.
         let stopped_nothing = (0..3).any(|_| {
-            let (before, ended) = (processes(chassis), leases_ended(chassis));
+            let ended = leases_ended(chassis);
+            let (before, sessions) = (processes(chassis), sessions(chassis, slot));
             kill_daemon(chassis.module(slot).unwrap());
+            // What is shown of it is old until it has said hello.
+            let hello = || self::sessions(chassis, slot) > sessions;
+            wait_until("the agent has said hello", within(180.s()), hello).unwrap();
             cluster.wait_for("the cluster is whole again", within(180.s()), |_| {}, |s| whole(s, 6)).unwrap();
             let (after, slow) = (processes(chassis), leases_ended(chassis) > ended);
             assert!(before == after || slow, "an app was restarted within the lease: {before:?}, {after:?}");
@@ -119,8 +122,19 @@ fn killed_at_rest(chassis: &Chassis, cluster: &Cluster, powered: Instant) {
 
 /// How many instances were stopped, by agents and guards, because a lease ran out.
 fn leases_ended(chassis: &Chassis) -> usize {
-    let count = "journalctl -b --no-pager -o cat | grep -c 'lease ran out'; true";
-    chassis.modules().map(|m| m.run(count, within(60.s())).unwrap().trim().parse::<usize>().unwrap()).sum()
+    chassis.modules().map(|module| told(module, "lease ran out")).sum()
+}
+
+/// How often the agent of a module has said hello to the server.
+fn sessions(chassis: &Chassis, slot: u16) -> usize {
+    told(chassis.module(1).unwrap(), &format!("agent connected module=module-{slot} "))
+}
+
+/// How many lines with these words the daemons of a module have written.
+fn told(module: &Module, words: &str) -> usize {
+    let units = "-u spacecloudd -u spacecloud-guard";
+    let count = format!("journalctl -b --no-pager -o cat {units} | grep -c '{words}'; true");
+    module.run(&count, within(180.s())).unwrap().trim().parse().unwrap()
 }
 
 /// While orders are on their way and instances half made or half gone, at moments that differ from run to run.
@@ -138,7 +152,8 @@ fn killed_at_any_moment(chassis: &Chassis, cluster: &Cluster, powered: Instant) 
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
         Duration::from_millis(u64::from(nanos / 1000 % 2500))
     };
-    let (before, ended) = (processes(chassis), leases_ended(chassis));
+    let ended = leases_ended(chassis);
+    let before = processes(chassis);
     insist(&|| cluster.apply(BURST).map(drop));
     let mut wanted = 6 + 4;
     for (slot, replicas) in [(1, 1), (2, 5), (1, 3), (3, 2)] {

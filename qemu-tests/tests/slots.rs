@@ -246,7 +246,7 @@ fn trial(within: u32, bootslot: &str, rauc: &str, lease: Option<&str>) -> (Optio
 }
 
 /// Far in the future, as the agent writes it.
-const LEASE: Option<&str> = Some("00009999999999999");
+const LEASE: Option<&str> = Some("00009999999999999 00000000000000000500\n");
 /// Fails at first.
 const SECOND_TIME: &str = "[ -e \"$SPACECLOUD_ROOT/once\" ] || { : >\"$SPACECLOUD_ROOT/once\"; exit 1; }";
 

@@ -91,10 +91,9 @@ impl Rig {
         let demo = image::demo::demo_app(&image::default_cache().map_err(unbuilt)?).map_err(unbuilt)?;
         let mut plan = Plan::new(options.chassis.clone(), image, &options.dir).on(options.backplane);
         let papers = scenario::provision(&mut plan)?;
-        if options.backplane == BackplaneKind::Qemu {
-            for provision in plan.identities.values_mut() {
-                *provision = std::mem::take(provision).file(TIMING_FILE, 0o644, TIMING);
-            }
+        let timing = if options.backplane == BackplaneKind::Qemu { TIMING } else { &options.timing };
+        for provision in plan.identities.values_mut() {
+            *provision = std::mem::take(provision).file(TIMING_FILE, 0o644, timing);
         }
         let chassis = Chassis::power_on(plan)?;
         let server = chassis.modules().find(|module| module.spec().roles.contains(&Role::Server));

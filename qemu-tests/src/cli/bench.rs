@@ -40,7 +40,8 @@ impl Bench {
             }
             _ => place.dir_of(&name)?,
         };
-        let options = Options { backplane, dir, chassis, runs: self.runs, swarm: self.swarm };
+        let (runs, swarm, timing) = (self.runs, self.swarm, String::new());
+        let options = Options { backplane, dir, chassis, runs, swarm, timing };
         super::up::build_image()?;
         let mut say = |text: &str| eprintln!("{text}");
         match self.figure {

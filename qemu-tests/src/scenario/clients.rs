@@ -16,7 +16,9 @@ pub(crate) struct Calls {
 /// # Errors
 /// It has said nothing yet.
 pub(crate) fn read(module: &Module, app: &str) -> Result<Calls, SimError> {
-    let read = format!("tail -n 1 $(ls -t /var/lib/spacecloud/logs/{app}-1-*.log | head -n 1)");
+    // What failed is said in between.
+    let log = format!("$(ls -t /var/lib/spacecloud/logs/{app}-1-*.log | head -n 1)");
+    let read = format!("grep -aE '^[0-9]+ [0-9]+ [0-9]+$' {log} | tail -n 1");
     let said = module.run(&read, within(120.s()))?;
     parse(&said).ok_or_else(|| failed(format!("{app} says {:?}", said.trim())))
 }

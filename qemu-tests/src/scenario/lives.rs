@@ -76,8 +76,18 @@ fn millis(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(0))
 }
 
-/// By how much the module's clock is ahead of the host's, and how far off that may be, in milliseconds.
+/// By how much the module's clock is ahead of the host's, and how far off that may be, in milliseconds: the best of
+/// some readings, for each may have met a stall.
 fn clock(module: &crate::Module) -> Result<(i64, i64), SimError> {
+    let mut best = read_clock(module)?;
+    for _ in 0..3 {
+        let again = read_clock(module)?;
+        best = if again.1 < best.1 { again } else { best };
+    }
+    Ok(best)
+}
+
+fn read_clock(module: &crate::Module) -> Result<(i64, i64), SimError> {
     let before = millis(SystemTime::now());
     let said = module.run("date +%s%3N", within(30.s()))?;
     let after = millis(SystemTime::now());

@@ -23,14 +23,15 @@ impl Deref for Rig {
 }
 
 impl Rig {
-    /// Three modules, or a changed chassis, with this laid over the server's configuration, and the image in the registry.
+    /// Three modules, or a changed chassis, with this laid over their configuration, and the image in the registry.
     pub(crate) fn start(change: impl FnOnce(&mut ChassisFile), configuration: &str) -> Self {
         let mut file = ground::three();
         change(&mut file);
         let ground = Ground::planned(file, BackplaneKind::Netns, |plan| {
-            let server = plan.identities.remove(&1).unwrap();
-            let path = "/etc/spacecloud/spacecloud.toml.d/40-faults.toml";
-            plan.identities.insert(1, server.file(path, 0o644, configuration));
+            for identity in plan.identities.values_mut() {
+                let path = "/etc/spacecloud/spacecloud.toml.d/40-faults.toml";
+                *identity = std::mem::take(identity).file(path, 0o644, configuration);
+            }
         });
         let rig = Self { cluster: ground.connect(), ground };
         rig.wait("three modules are ready", |s| s.modules.iter().filter(|m| m.state == "ready").count() == 3);

@@ -7,12 +7,12 @@ use spacesim::{Role, cluster::all_ready, image, wait_until, within};
 use std::process::Command;
 
 const HEALTH: &str =
-    "http = '/healthz', every = '200ms', timeout = '500ms', start_period = '1s', failures = 2";
+    "http = '/healthz', every = '200ms', timeout = '500ms', start_period = '1s', failures = 10";
 /// One that never ends.
 const ENDLESS: &str =
-    "exec = ['/demo-app', 'call', '127.0.0.1:8080'], every = '200ms', timeout = '500ms', failures = 2";
+    "exec = ['/demo-app', 'call', '127.0.0.1:8080'], every = '200ms', timeout = '500ms', failures = 10";
 /// A move that is not through by then is given up, and tried again.
-const TIMING: &str = "[timing]\nmove_limit = '4s'\n";
+const TIMING: &str = "[timing]\nmove_limit = '10s'\n";
 
 /// An app on module-2 and module-3.
 fn app(name: &str, image: &str, more: &str) -> String {
@@ -28,7 +28,7 @@ fn healthy() -> String {
 }
 
 fn serving(name: &str, image: &str, health: &str, more: &str) -> String {
-    let rest = "replicas = 2\nports = [{ container = 8080, service = 80 }]\nupdate = { within = '4s' }";
+    let rest = "replicas = 2\nports = [{ container = 8080, service = 80 }]\nupdate = { within = '10s' }";
     app(name, image, &format!("{rest}\nhealth = {{ {health} }}\nmigration = {{ drain = '1s' }}\n{more}"))
 }
 

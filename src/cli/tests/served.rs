@@ -148,7 +148,7 @@ fn a_watch_prints_after_each_change_and_says_when_the_server_goes() {
 fn a_watch_notices_that_its_server_was_cut_off() {
     let serving = Serving::start();
     let link = Link::to(&serving.address());
-    let words = ["get", "apps", "--watch", "-o", "json", "--timeout", "2s", "--server", link.address()];
+    let words = ["get", "apps", "--watch", "-o", "json", "--timeout", "10s", "--server", link.address()];
     let mut child = command(serving.home(), &words);
     let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -165,9 +165,9 @@ fn a_watch_notices_that_its_server_was_cut_off() {
 fn drain_waits_until_nothing_is_left() {
     let serving = Serving::start();
     serving.show(|snapshot| snapshot.instances = vec![instance("cam-1-1", "module-2", "stopping")]);
-    let late = spacectl(serving.home(), &["drain", "module-2", "--wait", "--limit", "300ms"]);
+    let late = spacectl(serving.home(), &["drain", "module-2", "--wait", "--limit", "3s"]);
     assert_eq!(late.0, 1);
-    assert!(late.2.contains("module-2 still has 1 after 300ms: cam/1;"), "{}", late.2);
+    assert!(late.2.contains("module-2 still has 1 after 3s: cam/1;"), "{}", late.2);
     let mut child =
         command(serving.home(), &["drain", "module-2", "--wait"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

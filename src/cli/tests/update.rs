@@ -96,9 +96,9 @@ fn a_bundle_that_a_module_refuses_moves_nothing() {
 fn a_module_that_does_not_come_back_stays_drained() {
     let serving = chassis();
     serving.destine("module-2", Fate::Vanishes);
-    let (code, _, err) = spacectl(serving.home(), &["update", "module-2", "b.raucb", "--limit", "3s"]);
+    let (code, _, err) = spacectl(serving.home(), &["update", "module-2", "b.raucb", "--limit", "10s"]);
     let line = err.lines().last().unwrap();
-    assert!(code == 1 && line.contains("module-2 was not done within 3s, last seen restarts"), "{err}");
+    assert!(code == 1 && line.contains("module-2 was not done within 10s, last seen restarts"), "{err}");
     assert!(line.contains("; it stays drained: "), "{line}");
     assert_eq!(serving.asked().last().unwrap(), "install module-2");
     // It comes back by itself; saying the same again gives it back, as the operator had it.

@@ -41,13 +41,13 @@ const LOOK_LIMIT: Duration = Duration::from_millis(200);
 /// here has a whole lease from now on until this process has found it again ([`planner::Lease::renew`]).
 pub async fn before_the_server(config: &Config) {
     let (fence, now) = (config.fence(), boot_clock());
-    let mut lease = Lease::new(config.timing.lease, fence.kept_deadline());
+    let mut lease = Lease::new(config.timing.lease, fence.kept());
     let connected = tokio::time::timeout(LOOK_LIMIT, TcpStream::connect(&config.server.address));
     if !lease.holds(now) || !connected.await.is_ok_and(|outcome| outcome.is_err_and(|e| is_refusal(&e))) {
         return;
     }
     lease.renew(now);
-    if let Some(Err(error)) = lease.deadline().map(|deadline| fence.keep_deadline(deadline)) {
+    if let Some(Err(error)) = lease.deadline().map(|deadline| fence.keep(deadline, lease.length())) {
         tracing::error!(error = %chain(&error), "cannot keep the lease");
     }
 }

@@ -11,7 +11,7 @@ pub fn run(config: &Config) -> ExitCode {
     let fence = config.fence();
     let mut fenced = false;
     loop {
-        let over = fence.kept_deadline().is_some_and(|deadline| boot_clock() >= deadline);
+        let over = fence.kept().is_some_and(|(deadline, _)| boot_clock() >= deadline);
         if over && fence.populated() {
             if !fenced {
                 tracing::warn!("the lease ran out: killing what must not outlive it");

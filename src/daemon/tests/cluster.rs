@@ -59,7 +59,7 @@ fn config(dir: &Path, slot: u16, grpc: u16, http: u16, token: &Path) -> Config {
     let text = format!(
         "state = '{home}'\n[server]\naddress = '127.0.0.1:{grpc}'\nlisten = '127.0.0.1:{grpc}'\nhttp = '127.0.0.1:{http}'\n\
          registry_tls = '{home}/no/registry'\n[agent]\nslot = {slot}\ntoken_file = '{token}'\nbackplane = '127.0.0.1'\n\
-         run = '{home}/run'\nregistry_enabled = '{home}/registry.enabled'\nlive = '127.0.0.1:0'\n[agent.names]\nlisten = '127.0.0.1:{names}'\n[timing]\nlease = '2s'\nsuspect = '1s'\nmargin = '500ms'\nsettle = '1s'\n",
+         run = '{home}/run'\nregistry_enabled = '{home}/registry.enabled'\nlive = '127.0.0.1:0'\n[agent.names]\nlisten = '127.0.0.1:{names}'\n[timing]\nlease = '5s'\nsuspect = '2s'\nmargin = '500ms'\nsettle = '1s'\n",
         home = home.display(),
         token = token.display(),
         names = free_port()
@@ -139,7 +139,7 @@ impl Cluster {
             }
             false
         };
-        let met = tokio::time::timeout(Duration::from_secs(30), wait).await;
+        let met = tokio::time::timeout(Duration::from_secs(60), wait).await;
         assert!(matches!(met, Ok(true)), "{what} did not come true: {last:#?}");
         last
     }

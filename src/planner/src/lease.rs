@@ -12,9 +12,11 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// No lease yet; `kept` is the deadline that an earlier process of this boot left behind.
-    pub fn new(length: Span, kept: Option<u64>) -> Self {
-        Self { length: length.0, deadline: kept, given: false }
+    /// No lease yet; `kept` are the deadline and the length that an earlier process of this boot left behind. What the
+    /// server gave is what it counts on, so nothing here makes it longer.
+    pub fn new(length: Span, kept: Option<(u64, Span)>) -> Self {
+        let length = kept.map_or(length.0, |(_, kept)| length.0.min(kept.0));
+        Self { length, deadline: kept.map(|(deadline, _)| deadline), given: false }
     }
 
     /// The server acknowledged a heartbeat sent at `sent` and gives a lease of this length, which it may also shorten:
@@ -32,6 +34,11 @@ impl Lease {
     /// starts later waits a whole lease first.
     pub fn renew(&mut self, sent: u64) {
         self.deadline = Some(self.deadline.unwrap_or(0).max(sent.saturating_add(self.length)));
+    }
+
+    /// How long one lasts.
+    pub fn length(&self) -> Span {
+        Span(self.length)
     }
 
     /// When it ends; none before the first acknowledgement.
@@ -57,12 +64,15 @@ mod tests {
         lease.renew(900);
         assert!(lease.holds(1499));
         assert!(!lease.holds(1500));
-        assert!(Lease::new(Span(500), Some(2000)).holds(1999));
+        let mut lease = Lease::new(Span(4000), Some((2000, Span(500))));
+        assert!(lease.holds(1999));
+        lease.renew(1900);
+        assert_eq!(lease.deadline(), Some(2400));
     }
 
     #[test]
     fn a_longer_lease_is_over_as_soon_as_the_server_gives_a_usual_one() {
-        let mut lease = Lease::new(Span(500), Some(1200));
+        let mut lease = Lease::new(Span(500), Some((1200, Span(500))));
         assert_eq!(lease.given(), Span(0));
         lease.grant(1000, Span(60_500));
         assert_eq!((lease.given(), lease.deadline()), (Span(60_500), Some(61_500)));

@@ -3,6 +3,7 @@ use crate::{
     routes::block,
     volumes::{abandon, connected, is_mounted},
 };
+use model::Span;
 use std::{
     fs, io,
     net::Ipv4Addr,
@@ -130,18 +131,21 @@ impl Fence {
             .is_ok_and(|text| text.contains("populated 1"))
     }
 
-    /// Leaves the lease's end, on the boot clock, for the guard and for the next process.
+    /// Leaves the lease's end, on the boot clock, for the guard and for the next process; and its length for the latter.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn keep_deadline(&self, deadline: u64) -> Result<(), RuntimeError> {
+    pub fn keep(&self, deadline: u64, length: Span) -> Result<(), RuntimeError> {
         // Fixed width and one write: a reader never sees half a number.
-        fs::write(&self.lease, format!("{deadline:020}\n")).map_err(RuntimeError::io("write", &self.lease))
+        let text = format!("{deadline:020} {:020}\n", length.0);
+        fs::write(&self.lease, text).map_err(RuntimeError::io("write", &self.lease))
     }
 
-    /// The deadline that was kept in this boot.
-    pub fn kept_deadline(&self) -> Option<u64> {
-        fs::read_to_string(&self.lease).ok()?.trim().parse().ok()
+    /// The end and the length that were kept in this boot.
+    pub fn kept(&self) -> Option<(u64, Span)> {
+        let text = fs::read_to_string(&self.lease).ok()?;
+        let (deadline, length) = text.trim().split_once(' ')?;
+        Some((deadline.parse().ok()?, Span(length.parse().ok()?)))
     }
 }
 
@@ -153,9 +157,9 @@ mod tests {
     fn the_deadline_reads_back_and_nothing_to_kill_is_fine() {
         let dir = tempfile::tempdir().unwrap();
         let fence = Fence::new(&dir.path().join("tree"), &dir.path().join("lease"));
-        assert_eq!(fence.kept_deadline(), None);
-        fence.keep_deadline(42).unwrap();
-        assert_eq!(fence.kept_deadline(), Some(42));
+        assert_eq!(fence.kept(), None);
+        fence.keep(42, Span(500)).unwrap();
+        assert_eq!(fence.kept(), Some((42, Span(500))));
         fence.kill().unwrap();
         assert!(!fence.populated());
         let before = boot_clock();

@@ -65,7 +65,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Instances {
     pub(super) fn new(runtime: Arc<dyn Runtime>, config: &Config) -> Arc<Self> {
         let fence = config.fence();
-        let lease = Mutex::new(Lease::new(config.timing.lease, fence.kept_deadline()));
+        let lease = Mutex::new(Lease::new(config.timing.lease, fence.kept()));
         Arc::new(Self {
             runtime,
             config: config.clone(),
@@ -112,7 +112,7 @@ impl Instances {
 
     fn keep_lease(&self, lease: &Lease) {
         if let Some(deadline) = lease.deadline()
-            && let Err(error) = self.fence.keep_deadline(deadline)
+            && let Err(error) = self.fence.keep(deadline, lease.length())
         {
             tracing::error!(error = %chain(&error), "cannot keep the lease");
         }

@@ -182,7 +182,7 @@ async fn a_module_is_updated_only_when_it_is_empty_and_says_when_the_new_slot_ha
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_servers_own_module_is_updated_while_the_others_go_on_without_it() {
-    const LEASE: u64 = 2_000;
+    const LEASE: u64 = 4_000;
     let mut fleet = Fleet::with_lease(3, LEASE).await;
     fleet.cordon(1, true).await;
     fleet.cluster.apply(WEB).await.unwrap();

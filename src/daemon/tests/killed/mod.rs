@@ -188,9 +188,13 @@ async fn an_agent_that_stalls_for_longer_than_its_lease_starts_again_what_it_has
     mortals.cluster.until("ready", all_ready(1)).await;
     let agent = &mortals.agents[&mortals.only_place().await];
     let executor = agent.executor.as_ref().unwrap();
-    // Its only worker: the lease is 2 s, the margin 500 ms.
-    executor.spawn(async { std::thread::sleep(Duration::from_millis(2200)) });
-    mortals.until("it has stopped what it ran", |_| agent.runs("once") == 0).await;
+    let first = agent.runtime.running();
+    // Its only worker, until the lease is over and the margin, 500 ms, is not.
+    let lease = mortals.cluster.server_config.timing.lease.duration();
+    executor.spawn(async move { std::thread::sleep(lease + Duration::from_millis(200)) });
+    let stopped =
+        |_: &Mortals| agent.runs("once") == 0 || first.iter().any(|id| agent.runtime.starts(id) > 1);
+    mortals.until("it has stopped what it ran", stopped).await;
     mortals.until("it runs again", |all| all.agents.values().any(|agent| agent.runs("once") == 1)).await;
     mortals.cluster.until("ready again", all_ready(1)).await;
     mortals.only_place().await;
