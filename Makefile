@@ -62,9 +62,12 @@ test: test-unit test-fuzz test-conformance test-layer test-kernel test-chassis
 	@$(SAY) "all tests passed"
 	@[ -n "$(SUITE)" ] || { $(NO_SUITE); }
 
+# Most of these tests wait for something: more of them at once than there are cores.
+WAITING ?= 6
+
 test-unit: host
 	@$(SAY) "unit, property and loopback tests"
-	$(CARGO) test --locked --workspace
+	RUST_TEST_THREADS=$(WAITING) $(CARGO) test --locked --workspace
 
 # The suite's Go modules cannot be had everywhere.
 NO_SUITE = $(SAY) "NOT RUN: the public OCI conformance suite (make test SUITE=DIR runs it; see docs/registry.md)"; \

@@ -148,7 +148,7 @@ fn a_watch_prints_after_each_change_and_says_when_the_server_goes() {
 fn a_watch_notices_that_its_server_was_cut_off() {
     let serving = Serving::start();
     let link = Link::to(&serving.address());
-    let words = ["get", "apps", "--watch", "-o", "json", "--timeout", "10s", "--server", link.address()];
+    let words = ["get", "apps", "--watch", "-o", "json", "--timeout", "5s", "--server", link.address()];
     let mut child = command(serving.home(), &words);
     let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

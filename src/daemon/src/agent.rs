@@ -43,7 +43,9 @@ pub async fn before_the_server(config: &Config) {
     let (fence, now) = (config.fence(), boot_clock());
     let mut lease = Lease::new(config.timing.lease, fence.kept());
     let connected = tokio::time::timeout(LOOK_LIMIT, TcpStream::connect(&config.server.address));
-    if !lease.holds(now) || !connected.await.is_ok_and(|outcome| outcome.is_err_and(|e| is_refusal(&e))) {
+    let is_free = connected.await.is_ok_and(|outcome| outcome.is_err_and(|e| is_refusal(&e)));
+    // What has run out by now stays so.
+    if !is_free || !lease.holds(boot_clock()) {
         return;
     }
     lease.renew(now);
@@ -196,6 +198,7 @@ fn describe(config: &Config, live: &str, root: Option<model::RootSlot>) -> anyho
         cordoned: false,
         draining: false,
         server: config.roles().0,
+        lease: Span(0),
         absence: Span(0),
         root,
         before_update: None,

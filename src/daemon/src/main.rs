@@ -86,9 +86,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     if server_role && agent_role {
         agent::before_the_server(&config).await;
     }
+    let ports = if server_role { Some(server::bind(&config).await?) } else { None };
     // Both at once: a daemon that was killed must have found its instances again before their lease runs out.
     let agent = agent_role.then(|| tokio::spawn(agent::run(config.clone())));
-    let server = if server_role { Some(server::start(&config).await?) } else { None };
+    let server = ports.map(|ports| server::start_on(ports, &config)).transpose()?;
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

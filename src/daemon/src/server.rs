@@ -28,17 +28,39 @@ impl Running {
     }
 }
 
-/// Starts everything; the ports are bound when this returns.
+/// The server's ports: whoever has them is the server, and asks for patience as long as it does not answer.
+#[derive(Debug)]
+pub struct Ports {
+    grpc: TcpListener,
+    web: TcpListener,
+}
+
+/// Takes the ports.
 ///
 /// # Errors
-/// A port is taken, the state cannot be read or written.
-pub async fn start(config: &Config) -> anyhow::Result<Running> {
+/// One is taken.
+pub async fn bind(config: &Config) -> anyhow::Result<Ports> {
     let bind = async |address: &str| {
         TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot listen on {address}; is another server running?"))
     };
-    let (grpc, web) = (bind(&config.server.listen).await?, bind(&config.server.http).await?);
+    Ok(Ports { grpc: bind(&config.server.listen).await?, web: bind(&config.server.http).await? })
+}
+
+/// Takes the ports and starts everything.
+///
+/// # Errors
+/// A port is taken, the state cannot be read or written.
+pub async fn start(config: &Config) -> anyhow::Result<Running> {
+    start_on(bind(config).await?, config)
+}
+
+/// Starts everything.
+///
+/// # Errors
+/// The state cannot be read or written.
+pub fn start_on(Ports { grpc, web }: Ports, config: &Config) -> anyhow::Result<Running> {
     let pki = pki::Pki::open(config)?;
     let shell = Shell::start(config)?;
     let tls = ServerTlsConfig::new()

@@ -77,6 +77,9 @@ pub struct Module {
     /// The server runs here too.
     #[serde(default)]
     pub server: bool,
+    /// The longest usual lease that it may believe in still: after a restart the server's own may be shorter.
+    #[serde(default, skip_serializing_if = "Span::is_zero")]
+    pub lease: Span,
     /// For how long beyond its lease it may believe that it goes on without the server; see the planner's absence.
     #[serde(default, skip_serializing_if = "Span::is_zero")]
     pub absence: Span,

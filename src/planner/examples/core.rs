@@ -97,6 +97,7 @@ fn module(slot: u16) -> Module {
         cordoned: false,
         draining: false,
         server: false,
+        lease: Span(0),
         absence: Span(0),
         root: None,
         before_update: None,

@@ -6,7 +6,8 @@
 //!
 //! A module that has taken such a lease may be cut off while the server is back already. So it counts as lost only
 //! after that long lease, until it has said that it has taken a usual one; over a restart of the server that is kept in its
-//! record, which is written before the acknowledgement is sent.
+//! record, which is written before the acknowledgement is sent. So is the usual lease: the server that starts next may have
+//! a configuration with a shorter one.
 
 use crate::{core::Core, step::Output};
 use model::{Module, Name, Severity, Span, UpdatePhase};
@@ -33,18 +34,25 @@ impl Core {
     /// Whoever is acknowledged now learns of the absence.
     pub(crate) fn announce_absence(&mut self, output: &mut Output) {
         let absence = self.absence();
-        let Some(name) = output.ack.as_ref().filter(|_| !absence.is_zero()) else { return };
+        let Some((name, module)) = output.ack.as_ref().and_then(|name| self.modules.get_key_value(name))
+        else {
+            return;
+        };
+        let (name, lease) = (name.clone(), module.lease.max(self.timing.lease));
+        if absence.is_zero() {
+            return self.record_lease(&name, lease, module.absence);
+        }
         output.absence = absence;
-        let until = self.longest(absence);
-        if let Some(link) = self.links.get_mut(name) {
+        let until = self.longest(lease, absence);
+        if let Some(link) = self.links.get_mut(&name) {
             link.leave = Some(Leave { until, taken: false });
         }
-        self.record_leave(name, absence);
+        self.record_lease(&name, lease, absence);
     }
 
-    /// When a lease ends that begins now and is so much longer than usual.
-    fn longest(&self, absence: Span) -> u64 {
-        self.now.mono.saturating_add(self.timing.lease.0).saturating_add(absence.0)
+    /// When a lease ends that begins now and is so much longer than that.
+    fn longest(&self, lease: Span, absence: Span) -> u64 {
+        self.now.mono.saturating_add(lease.0).saturating_add(absence.0)
     }
 
     /// A module says which lease it has.
@@ -66,20 +74,22 @@ impl Core {
         if let Some(link) = self.links.get_mut(name) {
             link.leave = None;
         }
-        self.record_leave(name, Span(0));
+        self.record_lease(name, self.timing.lease, Span(0));
     }
 
-    fn record_leave(&mut self, name: &Name, absence: Span) {
-        if let Some(module) = self.modules.get(name).filter(|module| module.absence != absence) {
-            let module = Module { absence, ..module.clone() };
+    fn record_lease(&mut self, name: &Name, lease: Span, absence: Span) {
+        let new = |module: &&Module| (module.lease, module.absence) != (lease, absence);
+        if let Some(module) = self.modules.get(name).filter(new) {
+            let module = Module { lease, absence, ..module.clone() };
             self.put_module(module);
         }
     }
 
     /// The server has started: a module that had a long lease may have it still.
     pub(crate) fn resume_leave(&mut self, module: &Module) {
-        let until = self.longest(module.absence);
-        if let Some(link) = self.links.get_mut(&module.name).filter(|_| !module.absence.is_zero()) {
+        let until = self.longest(module.lease.max(self.timing.lease), module.absence);
+        let longer = module.lease > self.timing.lease || !module.absence.is_zero();
+        if let Some(link) = self.links.get_mut(&module.name).filter(|_| longer) {
             link.leave = Some(Leave { until, taken: true });
         }
     }
@@ -201,6 +211,25 @@ mod tests {
         bench.step(Event::Heartbeat(name("module-2"), report)).unwrap();
         bench.run(WHILE);
         assert!(!lost(&bench));
+    }
+
+    #[test]
+    fn a_shorter_usual_lease_counts_once_a_module_has_taken_it() {
+        for comes_back in [false, true] {
+            let mut bench = Bench::new(&[0, 0]);
+            bench.core.timing.lease = Span(8_000);
+            bench.run(1_000);
+            bench.core.timing.lease = USUAL;
+            bench.restart();
+            if comes_back {
+                bench.hello(&name("module-2"));
+                bench.run(1_000);
+            }
+            cut_off(&mut bench, 4_000);
+            assert_eq!(lost(&bench), comes_back);
+            bench.run(6_000);
+            assert!(lost(&bench));
+        }
     }
 
     #[test]

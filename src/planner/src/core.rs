@@ -105,7 +105,8 @@ impl Core {
         match self.modules.get(&name) {
             Some(known) => {
                 (module.cordoned, module.draining) = (known.cordoned, known.draining);
-                (module.before_update, module.absence) = (known.before_update, known.absence);
+                (module.before_update, module.lease) = (known.before_update, known.lease);
+                module.absence = known.absence;
             }
             None => self.event(Severity::Normal, &name, "Joined", format!("in slot {}", module.slot)),
         }

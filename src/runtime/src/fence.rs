@@ -7,6 +7,7 @@ use model::Span;
 use std::{
     fs, io,
     net::Ipv4Addr,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -136,16 +137,20 @@ impl Fence {
     /// # Errors
     /// The file cannot be written.
     pub fn keep(&self, deadline: u64, length: Span) -> Result<(), RuntimeError> {
-        // Fixed width and one write: a reader never sees half a number.
+        // Fixed width and one write over what was there: a reader sees neither half a number nor none.
         let text = format!("{deadline:020} {:020}\n", length.0);
-        fs::write(&self.lease, text).map_err(RuntimeError::io("write", &self.lease))
+        let file = fs::File::options().write(true).create(true).truncate(false).open(&self.lease);
+        let written = file.and_then(|file| file.write_all_at(text.as_bytes(), 0));
+        written.map_err(RuntimeError::io("write", &self.lease))
     }
 
     /// The end and the length that were kept in this boot.
     pub fn kept(&self) -> Option<(u64, Span)> {
         let text = fs::read_to_string(&self.lease).ok()?;
-        let (deadline, length) = text.trim().split_once(' ')?;
-        Some((deadline.parse().ok()?, Span(length.parse().ok()?)))
+        let mut words = text.split_whitespace().map(str::parse);
+        let deadline = words.next()?.ok()?;
+        // One that has no length, of an earlier version, is not made longer.
+        Some((deadline, Span(words.next().and_then(Result::ok).unwrap_or(0))))
     }
 }
 
@@ -160,6 +165,8 @@ mod tests {
         assert_eq!(fence.kept(), None);
         fence.keep(42, Span(500)).unwrap();
         assert_eq!(fence.kept(), Some((42, Span(500))));
+        fs::write(dir.path().join("lease"), "00043\n").unwrap();
+        assert_eq!(fence.kept(), Some((43, Span(0))));
         fence.kill().unwrap();
         assert!(!fence.populated());
         let before = boot_clock();

@@ -99,7 +99,11 @@ impl Kernel {
     }
 
     /// The same of a device's number: a node may have any name.
-    fn use_of_number(&self, number: u64) -> io::Result<Option<String>> {
+    fn use_of_number(&self, number: u64) -> Option<String> {
+        self.look_at(number).unwrap_or_else(|error| Some(unseen(&error)))
+    }
+
+    fn look_at(&self, number: u64) -> io::Result<Option<String>> {
         let within = |path: PathBuf| move |error| io::Error::other(format!("{}: {error}", path.display()));
         let mounts = self.proc.join("self/mountinfo");
         fs::metadata(&mounts).map_err(within(mounts))?;
@@ -131,9 +135,14 @@ pub(super) fn list() -> Vec<Disk> {
 
 /// What a device, by any of its names, is used for. What cannot be seen counts as used.
 pub(super) fn in_use(device: &Path) -> Option<String> {
-    let number = fs::metadata(device).map(|found| found.rdev());
-    let used = number.and_then(|number| Kernel::here().use_of_number(number));
-    used.unwrap_or_else(|error| Some(format!("what it is used for cannot be seen ({error})")))
+    match fs::metadata(device) {
+        Ok(found) => Kernel::here().use_of_number(found.rdev()),
+        Err(error) => Some(unseen(&error)),
+    }
+}
+
+fn unseen(error: &io::Error) -> String {
+    format!("what it is used for cannot be seen ({error})")
 }
 
 /// (device number, mount point, source) of a line of mountinfo (proc(5)).
@@ -212,8 +221,15 @@ mod tests {
         assert_eq!(kernel.use_of("sda").unwrap(), "/dev/dm-0 is mounted at /media/my stick");
         assert_eq!(kernel.use_of("sda1"), None);
         assert_eq!(kernel.use_of("mmcblk0"), None);
-        let unseen = kernel.use_of_number(nix::sys::stat::makedev(8, 0)).unwrap_err().to_string();
-        assert!(unseen.contains("dev/block/8:0"), "{unseen}");
+        let number = nix::sys::stat::makedev(8, 0);
+        let unseen = kernel.use_of_number(number).unwrap();
+        assert!(unseen.contains("cannot be seen") && unseen.contains("dev/block/8:0"), "{unseen}");
+        fs::create_dir_all(directory.path().join("sys/dev/block")).unwrap();
+        std::os::unix::fs::symlink("../../class/block/sda", directory.path().join("sys/dev/block/8:0"))
+            .unwrap();
+        assert_eq!(kernel.use_of_number(number), kernel.use_of("sda"));
+        fs::rename(directory.path().join("proc/self/mountinfo"), directory.path().join("away")).unwrap();
+        assert!(kernel.use_of_number(number).unwrap().contains("mountinfo"));
         fs::write(directory.path().join("proc/swaps"), "Filename Type\n/dev/sda1 partition 1 0 -2\n")
             .unwrap();
         assert_eq!(kernel.use_of("sda").unwrap(), "/dev/sda1 is swap of this system");

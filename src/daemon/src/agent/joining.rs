@@ -100,9 +100,12 @@ fn read_token(config: &Config) -> anyhow::Result<Token> {
 }
 
 async fn join(config: &Config, module: &Name) -> anyhow::Result<Membership> {
+    let early = read_token(config);
     // A server of this very process may be about to write the token: it has done so when it answers.
+    let is_late = early.is_err() && config.roles().0;
+    let token = if is_late { None } else { Some(early?) };
     let chain = server_chain(config).await?;
-    let token = read_token(config)?;
+    let token = token.map_or_else(|| read_token(config), Ok)?;
     let ca = find_ca(config, &chain, &token)?;
     let (key, request_pem) = new_request(module)?;
     let mut client = AgentsClient::new(channel(config, &ca, None).await?);
@@ -144,7 +147,8 @@ async fn server_chain(config: &Config) -> anyhow::Result<Vec<CertificateDer<'sta
     tls.alpn_protocols = vec![b"h2".to_vec()];
     let address = &config.server.address;
     let stream = tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await;
-    let stream = stream.with_context(|| format!("no answer from {address}"))??;
+    let stream = stream.with_context(|| format!("no answer from {address}"))?;
+    let stream = stream.with_context(|| format!("cannot reach the server at {address}"))?;
     let name = ServerName::try_from(api::SERVER_NAME)?;
     let handshake = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, stream);
     tokio::time::timeout(CONNECT_LIMIT * 4, handshake).await.context("the TLS handshake took too long")??;

@@ -9,9 +9,9 @@ use anyhow::{Context, bail};
 use identity::{Authority, Credentials, IdentityError, Role, Token, fingerprint};
 use model::Name;
 use std::{
-    fs,
-    net::IpAddr,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    fs, io,
+    net::{IpAddr, Ipv6Addr},
+    os::unix::fs::DirBuilderExt,
     path::Path,
 };
 
@@ -77,21 +77,25 @@ impl Pki {
 /// # Errors
 /// The folder has papers already, or cannot be written; the address is none.
 pub fn papers(folder: &Path, address: &str) -> anyhow::Result<String> {
+    let is_host = |host: &str| {
+        let outside = |c: char| !c.is_ascii_alphanumeric() && !".-_".contains(c);
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        bare.map_or(!host.is_empty() && !host.contains(outside), |bare| bare.parse::<Ipv6Addr>().is_ok())
+    };
     let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
-    if !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && is_port(port)) {
+    if !address.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && is_port(port)) {
         bail!("{address:?} is no address; write HOST:PORT, as {SERVER}");
     }
-    if folder.join("ca/ca.key").exists() {
-        bail!(
-            "{} has a mission's papers already, and nothing was changed; name another folder",
-            folder.display()
-        );
-    }
-    let open = || {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+    let make = || {
+        folder.parent().map_or(Ok(()), fs::create_dir_all)?;
+        fs::DirBuilder::new().mode(0o700).create(folder)
     };
-    open().with_context(|| format!("cannot make {}", folder.display()))?;
+    match make() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            bail!("{} is there already, and nothing was changed; name a new folder", folder.display())
+        }
+        made => made.with_context(|| format!("cannot make {}", folder.display()))?,
+    }
     let authority = open_authority(folder)?;
     open_token(&authority, &[&folder.join("token")])?;
     open_admin(folder, address, &authority).context("cannot write the operator's papers")?;

@@ -49,13 +49,22 @@ async fn papers_from_the_ground_make_a_cluster() {
 fn papers_are_never_made_over_others() {
     let dir = tempfile::tempdir().unwrap();
     let mission = dir.path().join("mission");
-    let (code, _, said) = papers(&mission, &["--server", "somewhere"]);
-    assert_eq!((code, mission.exists()), (Some(1), false));
-    assert!(said.contains("is no address; write HOST:PORT") && said.lines().count() == 1, "{said}");
-    assert_eq!(papers(&mission, &[]).0, Some(0));
+    for address in ["somewhere", "http://192.0.2.7:7440", "a\"b:7440", "host:0", "[host]:7440"] {
+        let (code, _, said) = papers(&mission, &["--server", address]);
+        assert_eq!((code, mission.exists()), (Some(1), false), "{address}");
+        assert!(said.contains("is no address; write HOST:PORT") && said.lines().count() == 1, "{said}");
+    }
+    assert_eq!(papers(&mission, &["--server", "[2001:db8::7]:7440"]).0, Some(0));
     let key = fs::read(mission.join("ca/ca.key")).unwrap();
-    let (code, _, said) = papers(&mission, &[]);
-    assert_eq!(code, Some(1));
-    assert!(said.contains("has a mission's papers already") && said.lines().count() == 1, "{said}");
+    // Neither over others nor into a folder of something else.
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let before = mode(&other);
+    for folder in [&mission, &other] {
+        let (code, _, said) = papers(folder, &[]);
+        assert_eq!(code, Some(1));
+        assert!(said.contains("is there already") && said.lines().count() == 1, "{said}");
+    }
     assert!(fs::read(mission.join("ca/ca.key")).unwrap() == key);
+    assert!(mode(&other) == before && fs::read_dir(&other).unwrap().next().is_none());
 }

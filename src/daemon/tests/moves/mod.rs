@@ -279,3 +279,26 @@ async fn a_lease_that_holds_begins_anew_before_the_server_of_the_same_process_do
     let now = runtime::boot_clock();
     assert_eq!(look(now + lease / 2).await, now + lease / 2, "somebody may decide");
 }
+
+/// The program itself looks before it takes a port; here it finds the second one taken, and goes no further.
+#[tokio::test]
+async fn the_program_looks_before_it_is_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let somebody = Listener::bind("127.0.0.1:0").await.unwrap();
+    let http = somebody.local_addr().unwrap().port();
+    let config = config(dir.path(), 1, free_port(), http, &dir.path().join("token"));
+    let now = runtime::boot_clock();
+    config.fence().keep(now + 60_000, model::Span(60_000)).unwrap();
+    let file = dir.path().join("module-1/spacecloud.toml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("lease = '5s'", "lease = '100s'");
+    std::fs::write(&file, format!("roles = 'server+agent'\n{text}")).unwrap();
+    let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_spacecloudd"));
+    let output = program.arg("--config").arg(&file).kill_on_drop(true).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.code() == Some(1) && said.contains(&format!("cannot listen on 127.0.0.1:{http}")),
+        "{said}"
+    );
+    let (deadline, length) = config.fence().kept().unwrap();
+    assert!(deadline > now + 60_000 && length == model::Span(60_000), "{deadline} after {now}");
+}

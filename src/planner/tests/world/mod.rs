@@ -32,6 +32,7 @@ pub(crate) fn module(slot: u16) -> Module {
         cordoned: false,
         draining: false,
         server: false,
+        lease: model::Span(0),
         absence: model::Span(0),
         root: None,
         before_update: None,
