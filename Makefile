@@ -85,7 +85,7 @@ test-layer: host
 
 test-kernel: host
 	@$(SAY) "kernel features on the default configurations of x86-64 and arm64 (source cached outside the clone)"
-	$(CARGO) test --locked -p spacesim --features kernel --test kernel -- --nocapture
+	$(CARGO) test --locked --workspace --features spacesim/kernel --test kernel -- --nocapture
 
 kernel: programs
 	@$(SAY) "the slim kernel (some 20 minutes of processor time, once), then the scenario on it"
@@ -107,12 +107,13 @@ histories: host
 	PROPTEST_CASES=$(HISTORIES) $(CARGO) test --release --locked -p planner --test pool
 	SPACECLOUD_HISTORIES=$(HISTORIES) $(CARGO) test --release --locked -p planner --lib histories
 
-# Those that say in qemu-tests/Cargo.toml that they need a chassis; the others are test-unit's.
+# Those that say in qemu-tests/Cargo.toml that they need a chassis; the others are test-unit's. With the whole workspace, so
+# that nothing is built again for the sake of other features: no other package may have a test of such a name.
 CHASSIS_TESTS = $(shell awk -F'"' '/^name/{name=$$2} /^required-features = .*"chassis"/{print "--test", name}' \
   qemu-tests/Cargo.toml)
 test-chassis: programs
 	@$(SAY) "three modules in QEMU, and three that are namespaces of this host (which takes root)"
-	$(AS_ROOT) $(CARGO) test --locked -p spacesim --features chassis $(CHASSIS_TESTS) -- --nocapture --test-threads=1
+	$(AS_ROOT) $(CARGO) test --locked --workspace --features spacesim/chassis $(CHASSIS_TESTS) -- --nocapture --test-threads=1
 
 .PHONY: lint-quick
 lint-quick: host
