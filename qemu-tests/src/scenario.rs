@@ -19,7 +19,7 @@ use crate::{
 };
 use api::v1::{Instance, Snapshot};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -64,6 +64,8 @@ pub struct Scenario<'a> {
     demo: PathBuf,
     note: Box<dyn FnMut(Note<'_>) + 'a>,
     report: Report,
+    /// What ran on module-3 when it was cut off.
+    cut_off: BTreeSet<String>,
 }
 
 fn failed(reason: impl Into<String>) -> SimError {
@@ -130,6 +132,7 @@ impl<'a> Scenario<'a> {
             demo: demo.to_owned(),
             note: Box::new(note),
             report: Report::default(),
+            cut_off: BTreeSet::new(),
         };
         // A storage module runs no agent.
         let all =
@@ -231,7 +234,9 @@ impl<'a> Scenario<'a> {
 
     fn isolate(&mut self) -> Result<(), SimError> {
         (self.note)(Note::Step("module-3 is cut off from the backplane"));
-        self.wait("ten apps are ready before the cut", TEN, |s| ready(s, TEN, |_| true))?;
+        let (before, _) = self.wait("ten apps are ready before the cut", TEN, |s| ready(s, TEN, |_| true))?;
+        let there = before.instances.into_iter().filter(|i| i.module == "module-3");
+        self.cut_off = there.map(|i| i.id).collect();
         self.mark("module-3 isolated");
         self.chassis.module(3)?.isolate()?;
         let elsewhere = |s: &Snapshot| ready(s, TEN, |i| i.module != "module-3");
@@ -257,7 +262,7 @@ impl<'a> Scenario<'a> {
     /// From the instances' own output, with the modules' clocks corrected.
     fn never_twice(&mut self) -> Result<(), SimError> {
         let same_clock = self.chassis.backplane() == BackplaneKind::Netns;
-        let gap = lives::smallest_gap(self.chassis, same_clock)?;
+        let gap = lives::smallest_gap(self.chassis, same_clock, &self.cut_off)?;
         self.checked(format!(
             "no instance ran twice: at least {:.1} s lie between two lives",
             gap.as_secs_f64()

@@ -3,7 +3,7 @@
 use super::failed;
 use crate::{Chassis, SimError, Times, within};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,12 +15,17 @@ pub(crate) struct Gaps {
     pub(crate) smallest: Option<Duration>,
 }
 
-/// The shortest time between two lives of a replica, with the modules' clocks corrected.
+/// The shortest time between the lives of `these` instances, whose module was cut off, and those that came after them, with the
+/// modules' clocks corrected. Other lives may overlap: balance moves an app before it stops it.
 ///
 /// # Errors
 /// Two lives overlap, or nothing moved, so that nothing could be checked.
-pub(super) fn smallest_gap(chassis: &Chassis, same_clock: bool) -> Result<Duration, SimError> {
-    let Gaps { doubles, smallest } = gaps(chassis, same_clock)?;
+pub(super) fn smallest_gap(
+    chassis: &Chassis,
+    same_clock: bool,
+    these: &BTreeSet<String>,
+) -> Result<Duration, SimError> {
+    let Gaps { doubles, smallest } = between(read(chassis, same_clock)?, |before| these.contains(before));
     if let Some(double) = doubles.first() {
         return Err(failed(double.clone()));
     }
@@ -32,6 +37,11 @@ pub(super) fn smallest_gap(chassis: &Chassis, same_clock: bool) -> Result<Durati
 /// # Errors
 /// A module does not answer.
 pub(crate) fn gaps(chassis: &Chassis, same_clock: bool) -> Result<Gaps, SimError> {
+    Ok(between(read(chassis, same_clock)?, |_| true))
+}
+
+/// The lives of each replica.
+fn read(chassis: &Chassis, same_clock: bool) -> Result<BTreeMap<String, Vec<Life>>, SimError> {
     let mut lives: BTreeMap<String, Vec<Life>> = BTreeMap::new();
     for module in chassis.modules() {
         let (offset, doubt) = if same_clock { (0, 0) } else { clock(module)? };
@@ -43,15 +53,18 @@ pub(crate) fn gaps(chassis: &Chassis, same_clock: bool) -> Result<Gaps, SimError
             lives.entry(replica).or_default().push(life);
         }
     }
-    Ok(between(lives))
+    Ok(lives)
 }
 
-fn between(lives: BTreeMap<String, Vec<Life>>) -> Gaps {
+fn between(lives: BTreeMap<String, Vec<Life>>, counts: impl Fn(&str) -> bool) -> Gaps {
     let mut gaps = Gaps { doubles: Vec::new(), smallest: None };
     for (replica, mut lives) in lives {
         lives.sort_by_key(|l| l.from);
         for pair in lives.windows(2) {
             let [before, after] = pair else { continue };
+            if !counts(&before.instance) {
+                continue;
+            }
             let gap = after.from - before.until;
             if gap <= 0 {
                 gaps.doubles.push(format!(
@@ -118,12 +131,15 @@ mod tests {
     fn an_overlap_is_named_and_the_shortest_gap_found() {
         let life = |instance: &str, from, until| Life { instance: instance.into(), from, until };
         let apart = vec![life("a-1-1", 0, 100), life("a-1-2", 150, 300), life("a-1-3", 320, 400)];
-        let Gaps { doubles, smallest } = between(BTreeMap::from([("a-1".to_owned(), apart)]));
+        let Gaps { doubles, smallest } = between(BTreeMap::from([("a-1".to_owned(), apart)]), |_| true);
         assert_eq!((doubles.len(), smallest), (0, Some(Duration::from_millis(20))));
-        let over = vec![life("a-1-2", 90, 300), life("a-1-1", 0, 100)];
-        let Gaps { doubles, .. } = between(BTreeMap::from([("a-1".to_owned(), over)]));
+        let over = || vec![life("a-1-2", 90, 300), life("a-1-1", 0, 100)];
+        // Only those that are asked for: the others may overlap.
+        let moved = between(BTreeMap::from([("a-1".to_owned(), over())]), |before| before != "a-1-1");
+        assert_eq!((moved.doubles.len(), moved.smallest), (0, None));
+        let Gaps { doubles, .. } = between(BTreeMap::from([("a-1".to_owned(), over())]), |_| true);
         assert_eq!(doubles, ["a-1 ran twice: a-1-1 until 100, a-1-2 from 90"]);
-        assert_eq!(between(BTreeMap::new()).smallest, None);
+        assert_eq!(between(BTreeMap::new(), |_| true).smallest, None);
     }
 
     #[test]
