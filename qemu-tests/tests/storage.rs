@@ -12,7 +12,6 @@ use spacesim::{
     scenario::{boot_limit, set_clock},
     wait_until, within,
 };
-use std::collections::BTreeSet;
 
 const COUNTER: &str = r#"
 [[volume]]
@@ -80,8 +79,7 @@ fn goes_on(storage: &Module, before: usize, writers: usize) -> usize {
     assert_eq!(counts, expected, "{all:?}");
     let mut names: Vec<&String> = all.iter().map(|(_, instance)| instance).collect();
     names.dedup();
-    let each: BTreeSet<_> = names.iter().collect();
-    assert!(each.len() == names.len() && names.len() >= writers, "{names:?}");
+    assert_eq!(names.len(), writers, "{names:?}");
     all.len()
 }
 

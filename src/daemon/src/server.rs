@@ -28,7 +28,7 @@ impl Running {
     }
 }
 
-/// The server's ports: whoever has them is the server, and asks for patience as long as it does not answer.
+/// The server's ports, bound and not served yet: whoever connects waits, and is not refused.
 #[derive(Debug)]
 pub struct Ports {
     grpc: TcpListener,

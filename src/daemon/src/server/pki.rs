@@ -75,7 +75,7 @@ impl Pki {
 /// reach the server.
 ///
 /// # Errors
-/// The folder has papers already, or cannot be written; the address is none.
+/// The folder is there already or cannot be made; the address is none.
 pub fn papers(folder: &Path, address: &str) -> anyhow::Result<String> {
     let is_host = |host: &str| {
         let outside = |c: char| !c.is_ascii_alphanumeric() && !".-_".contains(c);
