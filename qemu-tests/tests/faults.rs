@@ -4,6 +4,8 @@
 //! seconds. Needs root, as namespaces do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "faults/cut_short.rs"]
+mod cut_short;
 mod ground;
 #[path = "faults/rig.rs"]
 mod rig;

@@ -2,7 +2,9 @@
 
 use crate::ground::{self, Ground};
 use api::v1::Snapshot;
-use spacesim::{BackplaneKind, ChassisFile, SimError, cluster::Cluster, scenario, wait_until, within};
+use spacesim::{
+    BackplaneKind, ChassisFile, Provision, SimError, cluster::Cluster, scenario, wait_until, within,
+};
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -25,12 +27,21 @@ impl Deref for Rig {
 impl Rig {
     /// Three modules, or a changed chassis, with this laid over their configuration, and the image in the registry.
     pub(crate) fn start(change: impl FnOnce(&mut ChassisFile), configuration: &str) -> Self {
+        Self::with(change, configuration, |identity| identity)
+    }
+
+    /// The same with more files on every module.
+    pub(crate) fn with(
+        change: impl FnOnce(&mut ChassisFile),
+        configuration: &str,
+        more: impl Fn(Provision) -> Provision,
+    ) -> Self {
         let mut file = ground::three();
         change(&mut file);
         let ground = Ground::planned(file, BackplaneKind::Netns, |plan| {
             for identity in plan.identities.values_mut() {
                 let path = "/etc/spacecloud/spacecloud.toml.d/40-faults.toml";
-                *identity = std::mem::take(identity).file(path, 0o644, configuration);
+                *identity = more(std::mem::take(identity).file(path, 0o644, configuration));
             }
         });
         let rig = Self { cluster: ground.connect(), ground };

@@ -1,6 +1,7 @@
 //! Instances as containerd's containers and tasks, in a namespace of our own.
 
 mod exec;
+mod leftover;
 mod live;
 mod set_up;
 mod update;
@@ -144,6 +145,8 @@ impl Containerd {
         let request = self.calls.request(DeleteTaskRequest { container_id: name.clone() });
         gone_is_fine(self.calls.tasks().delete(request).await)
             .map_err(RuntimeError::call("remove the task of", id))?;
+        // Before the container: by its name this is found again if the daemon dies meanwhile.
+        self.clear_leftover(id).await?;
         let detached = self.network.detach(id, desired.map(|d| &d.spec)).await;
         let request = self.calls.request(DeleteContainerRequest { id: name.clone() });
         gone_is_fine(self.calls.containers().delete(request).await)

@@ -158,6 +158,14 @@ pub enum RuntimeError {
         /// Why.
         reason: String,
     },
+    /// A start that was cut short is in the way.
+    #[error("what a start that was cut short has left of {instance} cannot be removed: {reason}")]
+    Leftover {
+        /// Of what.
+        instance: String,
+        /// What the program said that should have removed it.
+        reason: String,
+    },
     /// A process that cannot be moved.
     #[error("{instance} cannot be checkpointed: {reason}")]
     Checkpoint {

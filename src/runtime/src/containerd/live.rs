@@ -4,7 +4,7 @@
 //! containerd's pause freezes the cgroup, and CRIU leaves it frozen when it is done. So between the checkpoint and the
 //! word of the server the process is there, whole, and does nothing.
 
-use super::{Calls, Containerd, SIGKILL};
+use super::{Calls, Containerd, SIGKILL, leftover::STATES};
 use crate::{LiveMoves, RuntimeError, live::cause};
 use async_trait::async_trait;
 use containerd_client::services::v1::{PauseTaskRequest, ResumeTaskRequest, snapshots::MountsRequest};
@@ -16,8 +16,6 @@ use std::{
 };
 use tokio::process::Command;
 
-/// Where containerd's shim for runc keeps runc's state.
-const RUNC_ROOT: &str = "/run/containerd/runc/spacecloud";
 /// A process with much memory on a slow disk; one that hangs is not waited for longer.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Established connections go along with the address, and are held by our own rules meanwhile. Those in a listening
@@ -54,7 +52,7 @@ impl Containerd {
     ) -> Result<(), RuntimeError> {
         fs::create_dir_all(to).map_err(RuntimeError::io("create", to))?;
         let mut runc = Command::new("runc");
-        runc.args(["--root", RUNC_ROOT, "checkpoint", "--leave-running"]);
+        runc.args(["--root", STATES, "checkpoint", "--leave-running"]);
         if round {
             runc.arg("--pre-dump");
         }

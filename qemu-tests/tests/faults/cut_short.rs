@@ -1,0 +1,52 @@
+//! Instances that are half made when the agent dies, on a module so slow that containerd gives up tidying after it.
+
+use crate::rig::{PATIENCE, Rig};
+use spacesim::{cluster::all_ready, wait_until, within};
+use std::time::Duration;
+
+/// runc that waits before it makes anything, or hangs when it is to remove something, while a file is there.
+const SLUGGISH: &str = "#!/bin/sh\n\
+    case \" $* \" in\n\
+    *' create '*) while [ -e /run/no-create ]; do sleep 0.1; done;;\n\
+    *' delete '*) [ ! -e /run/no-delete ] || exec sleep 3600;;\n\
+    esac\n\
+    exec /usr/bin/runc \"$@\"\n";
+const PROGRAM: &str = "/usr/local/sbin/sluggish-runc";
+const APP: &str = "[[app]]\nname = 'half'\nimage = 'registry.spacecloud:5000/demo/web:1'\n\
+    placement = { modules = ['module-2'] }\nenv = { RUN = '0' }\ngrace = '1s'\n";
+/// What containerd grants itself for tidying up is over by then.
+const TIDIED: Duration = Duration::from_secs(18);
+const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/spacecloud";
+
+#[test]
+fn an_instance_that_was_half_made_when_the_agent_died_is_made_anew() {
+    let configuration = format!("[agent]\noci_runtime = '{PROGRAM}'\n");
+    let rig = Rig::with(|_| {}, &configuration, |identity| identity.file(PROGRAM, 0o755, SLUGGISH));
+    let module = rig.chassis.module(2).unwrap();
+    let run = |command: &str| module.run(command, within(PATIENCE)).unwrap();
+    let count = |what: &str| run(&format!("{what} | wc -l")).trim().parse::<usize>().unwrap();
+    for goes_on in [false, true] {
+        run("touch /run/no-create /run/no-delete");
+        rig.insist(|cluster| cluster.apply(APP).map(drop));
+        let making = || count("pgrep -f '[s]luggish-runc .* create'") != 0;
+        wait_until("it is being made", within(PATIENCE), making).unwrap();
+        rig.kill_daemon(2);
+        if goes_on {
+            // Now a container is made that nobody has asked for any longer.
+            run("rm /run/no-create");
+        }
+        std::thread::sleep(TIDIED);
+        assert_eq!(count(&format!("ls {BUNDLES}")), 1, "containerd has not given up: this tries nothing");
+        assert_eq!(count("pgrep -f '[c]ontainerd-shim'"), usize::from(goes_on));
+        run("rm -f /run/no-create /run/no-delete");
+        rig.wait("it runs", |s| all_ready(s, 1));
+        rig.runs_what_it_says();
+        assert_eq!(count("pgrep -f '[c]ontainerd-shim'"), 1);
+        assert_eq!(count("pgrep -f '[s]luggish-runc'; pgrep -x sleep"), 0);
+        rig.insist(|cluster| cluster.delete(vec!["half".to_owned()]));
+        rig.wait("it is gone", |s| s.instances.is_empty());
+        rig.runs_what_it_says();
+        assert_eq!(count(&format!("ls {BUNDLES} /run/containerd/runc/spacecloud | grep half")), 0);
+        rig.say(if goes_on { "a container that nobody waits for" } else { "a container that is not made" });
+    }
+}
