@@ -112,14 +112,14 @@ fn a_chassis_volume_goes_along_and_has_one_writer() {
     let storage = chassis.module(4).unwrap();
     let exports = || storage.run("systemctl is-active spacecloud-storage", within(60.s())).is_ok();
     if let Err(error) = wait_until("the storage module exports", boot_limit(), exports) {
-        ground.fail(&error.to_string());
+        panic!("{error}");
     }
     ground.push(1);
 
     cluster.apply(COUNTER).unwrap();
     let started = |s: &Snapshot| counter(s).is_some_and(|i| i.phase == "ready");
     if let Err(error) = cluster.wait_for("it is ready", boot_limit(), |_| {}, started) {
-        ground.fail(&error.to_string());
+        panic!("{error}");
     }
     let first = ready(cluster, "it is ready", "");
     let seen = goes_on(storage, 0, 1);

@@ -81,7 +81,7 @@ impl Ground {
             note(told);
         };
         Scenario::begin(&self.chassis, &self.papers, &self.demo, self.powered, told)
-            .unwrap_or_else(|error| self.fail(&error.one_line()))
+            .unwrap_or_else(|error| panic!("{}", error.one_line()))
     }
 
     fn told(&self, note: &Note<'_>) {
@@ -109,18 +109,36 @@ impl Ground {
         scenario::draw(report, cluster, &picture).unwrap();
         assert!(std::fs::read_to_string(&picture).unwrap().contains("module-3 isolated"));
     }
+}
 
-    /// The end of a test that has failed: what its modules have said is kept.
-    pub(crate) fn fail(&self, reason: &str) -> ! {
-        let kept = tempfile::Builder::new().prefix("consoles-").tempdir().unwrap().keep();
-        for module in self.chassis.modules() {
-            // A namespace has no journal.
-            let journal = "journalctl -b -o short-monotonic --no-pager | tail -n 400";
-            if let Ok(journal) = module.run(journal, within(60.s())) {
-                std::fs::write(kept.join(format!("{}.journal", module.name())), journal).unwrap();
-            }
-            let _ = std::fs::copy(module.console_path(), kept.join(format!("{}.console", module.name())));
+/// When a test has failed, what its modules have said is kept, and the end of it shown.
+impl Drop for Ground {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
         }
-        panic!("{reason}; consoles and journals are in {}", kept.display());
+        let Ok(kept) = tempfile::Builder::new().prefix("consoles-").tempdir().map(tempfile::TempDir::keep)
+        else {
+            return;
+        };
+        for module in self.chassis.modules() {
+            let name = module.name();
+            let console = std::fs::read_to_string(module.console_path()).unwrap_or_default();
+            let _ = std::fs::write(kept.join(format!("{name}.console")), &console);
+            let journal = |more: &str| {
+                let command = format!("journalctl -b -o short-monotonic --no-pager {more}");
+                module.run(&command, within(60.s())).unwrap_or_default()
+            };
+            let _ = std::fs::write(kept.join(format!("{name}.journal")), journal("| tail -n 2000"));
+            let ours = journal("-u spacecloudd -u spacecloud-guard -u containerd");
+            // A namespace has no journal: its console has all that its daemons have said.
+            let said = if ours.contains("spacecloudd") { ours } else { console };
+            let lines: Vec<&str> = said.lines().collect();
+            eprintln!("--- the end of what {name} has said");
+            for line in &lines[lines.len().saturating_sub(60)..] {
+                eprintln!("{line}");
+            }
+        }
+        eprintln!("--- consoles and journals are in {}", kept.display());
     }
 }
