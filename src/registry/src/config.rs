@@ -161,7 +161,9 @@ impl Config {
             self.auth.as_ref().filter(|auth| auth.grant.is_empty() && !auth.anonymous_pull).map(|_| {
                 ("auth.grant", "nobody may do anything; write [[auth.grant]] with user and role".to_owned())
             });
-        bad_url.into_iter().chain(half).chain(nobody)
+        let hasty = (self.storage.silence == Span(0))
+            .then(|| ("storage.silence", "0s would give up every upload at once; write 60s".to_owned()));
+        bad_url.into_iter().chain(half).chain(nobody).chain(hasty)
     }
 }
 
@@ -213,6 +215,7 @@ mod tests {
             (format!("{tls}wait = \"soon\"\n"), ["line 4", "wait", "ms, s, min or h"]),
             ("root = \"/x\"\n".into(), ["line 1", "tls", "write [tls] with cert and key"]),
             ("[tls]\ncert = \"/c\"\n".into(), ["line 1", "key", "paths of two PEM files"]),
+            (format!("{tls}[storage]\nsilence = \"0s\"\n"), ["storage.silence", "0s", "write 60s"]),
             ("root = \n".into(), ["line 1", "root", "registry.toml"]),
         ] {
             let message = load(&text).unwrap_err();

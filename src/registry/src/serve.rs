@@ -180,7 +180,7 @@ fn service(
         |audit| Trail::open(audit).map_err(|source| ServeError::Audit { file: audit.file.clone(), source });
     let trail = options.audit.as_ref().map(open).transpose()?;
     let (store, peers, counts) = (store.clone(), peers.clone(), counts.clone());
-    Ok(Service::new(store, guard, trail, peers, counts, options.gc.clone(), settings.tls.is_some()))
+    Ok(Service::new(store, guard, trail, peers, counts, options.clone(), settings.tls.is_some()))
 }
 
 fn begin_upkeep(

@@ -12,11 +12,13 @@ pub struct Storage {
     pub quota: Option<Bytes>,
     /// Bytes of the file system that pushes leave free.
     pub reserve: Bytes,
+    /// An upload whose client sends nothing for this long has broken off.
+    pub silence: Span,
 }
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { quota: None, reserve: Bytes(64 << 20) }
+        Self { quota: None, reserve: Bytes(64 << 20), silence: Span(60_000) }
     }
 }
 

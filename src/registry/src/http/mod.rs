@@ -13,6 +13,7 @@ mod uploads;
 use crate::{
     audit::{Act, Line, Trail},
     auth::{Caller, Guard},
+    config::Options,
     peer::Peers,
     route::{self, Route},
     store::{self, Store},
@@ -42,7 +43,7 @@ pub(crate) struct Service {
     pub(crate) trail: Option<Trail>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) counts: Arc<Counts>,
-    pub(crate) gc: crate::config::Gc,
+    pub(crate) options: Options,
     /// Whether clients come over TLS.
     pub(crate) secure: bool,
     metrics: Metrics,
@@ -73,10 +74,10 @@ impl Service {
         trail: Option<Trail>,
         peers: Arc<Peers>,
         counts: Arc<Counts>,
-        gc: crate::config::Gc,
+        options: Options,
         secure: bool,
     ) -> Self {
-        Self { store, guard, trail, peers, counts, gc, secure, metrics: Metrics::default() }
+        Self { store, guard, trail, peers, counts, options, secure, metrics: Metrics::default() }
     }
 
     /// Writes down what was done.

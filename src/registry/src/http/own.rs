@@ -60,9 +60,9 @@ pub(super) async fn collect(service: &Shared, asked: &Asked) -> Answer {
     let keep_untagged = match asked.query.get("untagged") {
         Some("remove") => false,
         Some(_) => return Err(Refusal::bad(Code::Unsupported, "untagged may be \"remove\"")),
-        None => service.gc.keep_untagged,
+        None => service.options.gc.keep_untagged,
     };
-    let keep = Keep { grace: service.gc.grace.duration(), untagged: keep_untagged };
+    let keep = Keep { grace: service.options.gc.grace.duration(), untagged: keep_untagged };
     let collected = blocking(move || upkeep::collect(&store, &counts, keep)).await?;
     service.audit(asked, Act::Collect, "", String::new(), None);
     serde_json::to_value(collected)

@@ -26,8 +26,6 @@ const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 const BATCH: usize = 128 << 10;
 /// A request whose client is gone ends within this time; one that is alive keeps the upload.
 const BUSY: Duration = Duration::from_secs(10);
-/// A client that sends nothing for this long is gone.
-const SILENCE: Duration = Duration::from_secs(60);
 type Held = OwnedMutexGuard<Session>;
 
 fn location(name: &Repository, session: &Session) -> [(HeaderName, String); 3] {
@@ -245,8 +243,9 @@ async fn receive(service: &Shared, session: Held, body: Body) -> Result<Held, Br
 async fn append(service: &Shared, mut session: Held, frames: &mut BodyDataStream) -> Result<Held, Broken> {
     let (mut batch, mut size) = (Vec::new(), 0);
     let mut broken = None;
+    let silence = service.options.storage.silence;
     loop {
-        match timeout(SILENCE, frames.next()).await {
+        match timeout(silence.duration(), frames.next()).await {
             Ok(Some(Ok(bytes))) => {
                 size += bytes.len();
                 service.metrics.received(bytes.len());
@@ -258,7 +257,7 @@ async fn append(service: &Shared, mut session: Held, frames: &mut BodyDataStream
                 break;
             }
             Err(_) => {
-                broken = Some("nothing came for a minute".to_owned());
+                broken = Some(format!("nothing came for {silence}"));
                 break;
             }
         }

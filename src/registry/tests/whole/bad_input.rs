@@ -133,8 +133,8 @@ fn slow_clients_do_not_keep_others_waiting() {
 
 #[test]
 fn an_upload_that_falls_silent_ends_and_leaves_nothing() {
-    let root = tempdir().unwrap();
-    let registry = Registry::start(root.path());
+    let directory = tempdir().unwrap();
+    let registry = Registry::configured(directory.path(), "[storage]\nsilence = '2s'\n");
     let content = noise(8, 100_000);
     let mut stream = TcpStream::connect(("127.0.0.1", registry.port)).unwrap();
     let digest = sha256(&content);
@@ -148,7 +148,8 @@ fn an_upload_that_falls_silent_ends_and_leaves_nothing() {
     let count = stream.read(&mut answer).unwrap();
     let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("BLOB_UPLOAD_INVALID"), "{answer}");
-    assert!(std::fs::read_dir(root.path().join("uploads")).unwrap().next().is_none());
+    assert!(answer.contains("nothing came for 2s"), "{answer}");
+    assert!(std::fs::read_dir(directory.path().join("root/uploads")).unwrap().next().is_none());
     assert_eq!(registry.json("/v2/_space/usage")["uploading"], 0);
 }
 
