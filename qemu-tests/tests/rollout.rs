@@ -51,7 +51,7 @@ const SHORT_TRIAL: &str = "tries=1\nwithin=15\n";
 const PATIENT: &str = "[timing]\nheartbeat = '1s'\nsuspect = '10s'\nlease = '20s'\nmargin = '3s'\nsettle = '5s'\nmove_limit = '5min'\n";
 
 /// What the test installs.
-const BUNDLES: [&str; 5] = ["good", "damaged", "foreign", "forged", "short"];
+const BUNDLES: [&str; 6] = ["good", "cut", "damaged", "foreign", "forged", "short"];
 
 /// The slot that runs, copied into the other slot: on trial, and its agent never gets into the cluster.
 const AGENTLESS: &str = r#"
@@ -79,13 +79,21 @@ fn prepare(image: &Image, folder: &Path) -> (BTreeMap<u16, Slots>, String) {
     fs::remove_file(&rootfs).unwrap();
     fs::write(&rootfs, noise).unwrap();
     slots::bundle(&damaged, "3.0", None, &keys, &to("damaged")).unwrap();
-    // These are refused before their content matters.
     let small = folder.join("small");
     fs::create_dir(&small).unwrap();
     for name in ["rootfs.img", "linux", "initrd", "slot.env"] {
         fs::write(small.join(name), noise).unwrap();
     }
-    let small = SlotImage::in_folder(&small);
+    let with_root = |size: usize| {
+        let root = fs::File::open(folder.join("first/rootfs.img")).unwrap();
+        let mut part = root.take(size as u64);
+        std::io::copy(&mut part, &mut fs::File::create(small.join("rootfs.img")).unwrap()).unwrap();
+        SlotImage::in_folder(&small)
+    };
+    // What it holds is never read, for its writing takes a while and does not end.
+    slots::bundle(&with_root(48 << 20), "2.0", None, &keys, &to("cut")).unwrap();
+    // These are refused before their content matters.
+    let small = with_root(noise.len());
     slots::bundle(&small, "2.0", Some("another-board"), &keys, &to("foreign")).unwrap();
     slots::bundle(&small, "2.0", None, &strangers, &to("forged")).unwrap();
     slots::bundle(&small, "2.0", None, &keys, &to("short")).unwrap();
@@ -253,7 +261,7 @@ fn modules_are_updated_while_their_apps_are_elsewhere_and_fall_back_by_themselve
     third.set_identity(later);
 
     // Power is cut in the middle of writing.
-    let update = operator.start("module-2", "good");
+    let update = operator.start("module-2", "cut");
     wait_until("slot b is being written", within(15.mins()), || {
         revive(&chassis);
         let question =
