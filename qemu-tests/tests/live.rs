@@ -87,6 +87,25 @@ impl Rig<'_> {
         .unwrap();
     }
 
+    /// Moves everything while the agent of a module is killed: the process goes on there, or it is said why not, and
+    /// nobody takes a new one for the one that was.
+    fn moves_or_says_why(&self, before: &Snapshot, from: &str, to: &str, killed: u16) {
+        let since = before.events.iter().map(|e| e.number).max().unwrap_or(0);
+        let old = of(before, "counter").clone();
+        self.drain(from, to);
+        self.wait("a move is under way", |s| s.instances.iter().any(|i| i.message.starts_with("taking ")));
+        let kill = "kill -9 $(pgrep -f '^/usr/bin/spacecloudd --config [^ ]*$')";
+        self.chassis.module(killed).unwrap().run(kill, within(30.s())).unwrap();
+        let after = self.wait("everything has moved in spite of it", |s| all_on(s, to));
+        if let Some(why) = event(&after, "counter/1", "NotLive").filter(|e| e.number > since) {
+            return self.say(&format!("after kill -9 on module-{killed}: {}", why.message));
+        }
+        let (first, _) = self.output(of(&after, "counter"));
+        let (_, last) = self.output(&old);
+        assert_eq!(first.count, last.count + 1, "it began anew, and nobody said so: {:#?}", after.events);
+        self.say(&format!("after kill -9 on module-{killed}: live all the same"));
+    }
+
     /// Neither an instance nor what a move needs.
     fn nothing_is_left(&self, slot: u16) {
         let look = "ctr -n spacecloud tasks ls -q; ls /var/lib/spacecloud/live 2>/dev/null || true";
@@ -157,16 +176,19 @@ fn a_process_goes_on_on_another_module_and_one_that_cannot_says_why() {
     let cause = of(&snapshot, "ring").decision.clone().unwrap().cause;
     assert!(cause.contains("drain of module-2; not live: "), "{cause}");
     // And back: what was restored can be moved once more.
-    rig.moves("module-1", "module-2");
+    let snapshot = rig.moves("module-1", "module-2");
 
-    // The target's agent, and with it the server, dies in the middle.
-    rig.drain("module-2", "module-1");
-    rig.wait("a move is under way", |s| s.instances.iter().any(|i| i.message.starts_with("taking ")));
-    chassis.module(1).unwrap().run("kill -9 $(pidof spacecloudd)", within(30.s())).unwrap();
-    let snapshot = rig.wait("everything has moved in spite of it", |s| all_on(s, "module-1"));
-    let how = event(&snapshot, "counter/1", "NotLive").map_or("live all the same", |e| e.message.as_str());
-    rig.say(&format!("after kill -9: {how}"));
+    // The target's agent, and with it the server, dies in the middle; later the source's.
+    rig.moves_or_says_why(&snapshot, "module-2", "module-1", 1);
     rig.nothing_is_left(2);
+    let snapshot = rig.moves("module-1", "module-2");
+    rig.moves_or_says_why(&snapshot, "module-2", "module-1", 2);
+    rig.nothing_is_left(2);
+    for module in chassis.modules() {
+        let console = module.console().unwrap();
+        assert!(console.contains("adopted"), "the agents' words are elsewhere");
+        assert!(!console.contains("cannot let it go on"), "{console}");
+    }
 
     // The target is cut off in the middle.
     rig.drain("module-1", "module-2");

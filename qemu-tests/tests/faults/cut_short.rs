@@ -14,8 +14,8 @@ const SLUGGISH: &str = "#!/bin/sh\n\
 const PROGRAM: &str = "/usr/local/sbin/sluggish-runc";
 const APP: &str = "[[app]]\nname = 'half'\nimage = 'registry.spacecloud:5000/demo/web:1'\n\
     placement = { modules = ['module-2'] }\nenv = { RUN = '0' }\ngrace = '1s'\n";
-/// What containerd grants itself for tidying up is over by then.
-const TIDIED: Duration = Duration::from_secs(18);
+/// What containerd grants itself for tidying up is over by then, and the agent has not lost its patience.
+const TIDIED: Duration = Duration::from_secs(17);
 const BUNDLES: &str = "/run/containerd/io.containerd.runtime.v2.task/spacecloud";
 
 #[test]
@@ -24,9 +24,9 @@ fn an_instance_that_was_half_made_when_the_agent_died_is_made_anew() {
     let rig = Rig::with(|_| {}, &configuration, |identity| identity.file(PROGRAM, 0o755, SLUGGISH));
     let module = rig.chassis.module(2).unwrap();
     let run = |command: &str| module.run(command, within(PATIENCE)).unwrap();
-    let count = |what: &str| run(&format!("{what} | wc -l")).trim().parse::<usize>().unwrap();
-    for goes_on in [false, true] {
-        run("touch /run/no-create /run/no-delete");
+    let count = |what: &str| run(&format!("{{ {what}; }} | wc -l")).trim().parse::<usize>().unwrap();
+    for (hangs, goes_on) in [("create delete", false), ("create delete", true), ("create", false)] {
+        hangs.split(' ').for_each(|verb| drop(run(&format!("touch /run/no-{verb}"))));
         rig.insist(|cluster| cluster.apply(APP).map(drop));
         let making = || count("pgrep -f '[s]luggish-runc .* create'") != 0;
         wait_until("it is being made", within(PATIENCE), making).unwrap();
@@ -36,8 +36,10 @@ fn an_instance_that_was_half_made_when_the_agent_died_is_made_anew() {
             run("rm /run/no-create");
         }
         std::thread::sleep(TIDIED);
-        assert_eq!(count(&format!("ls {BUNDLES}")), 1, "containerd has not given up: this tries nothing");
-        assert_eq!(count("pgrep -f '[c]ontainerd-shim'"), usize::from(goes_on));
+        if hangs.contains("delete") {
+            assert_eq!(count(&format!("ls {BUNDLES}")), 1, "containerd has not given up: this tries nothing");
+            assert_eq!(count("pgrep -f '[c]ontainerd-shim'"), usize::from(goes_on));
+        }
         run("rm -f /run/no-create /run/no-delete");
         rig.wait("it runs", |s| all_ready(s, 1));
         rig.runs_what_it_says();
@@ -47,6 +49,25 @@ fn an_instance_that_was_half_made_when_the_agent_died_is_made_anew() {
         rig.wait("it is gone", |s| s.instances.is_empty());
         rig.runs_what_it_says();
         assert_eq!(count(&format!("ls {BUNDLES} /run/containerd/runc/spacecloud | grep half")), 0);
-        rig.say(if goes_on { "a container that nobody waits for" } else { "a container that is not made" });
+        rig.say(&format!("no {hangs} when the agent died; the create goes on: {goes_on}"));
     }
+
+    // What is made before the container is: nobody asks for it again.
+    run("touch /run/spacecloud/netns/ghost-1-1 && unshare --net=/run/spacecloud/netns/ghost-1-1 true");
+    run("ctr -n spacecloud snapshots prepare ghost-1-1");
+    let config = "{\"cniVersion\":\"1.0.0\",\"name\":\"spacecloud\",\"type\":\"portmap\",\"snat\":true,\
+        \"capabilities\":{\"portMappings\":true},\"runtimeConfig\":{\"portMappings\":[{\"hostPort\":18085,\
+        \"containerPort\":80,\"protocol\":\"tcp\"}]},\"prevResult\":{\"cniVersion\":\"1.0.0\",\
+        \"interfaces\":[{\"name\":\"eth0\",\"sandbox\":\"/run/spacecloud/netns/ghost-1-1\"}],\
+        \"ips\":[{\"address\":\"10.45.2.200/24\",\"interface\":0}]}}";
+    run(&format!(
+        "echo '{config}' | CNI_COMMAND=ADD CNI_CONTAINERID=ghost-1-1 CNI_IFNAME=eth0 CNI_PATH=/usr/lib/cni \
+         CNI_NETNS=/run/spacecloud/netns/ghost-1-1 /usr/lib/cni/portmap"
+    ));
+    let ghosts = "ls /run/spacecloud/netns | grep ghost; ctr -n spacecloud snapshots ls | grep ghost; \
+        iptables-save -t nat | grep 18085";
+    assert!(count(ghosts) >= 3, "{}", run(ghosts));
+    rig.kill_daemon(2);
+    wait_until("what was half made is gone", within(PATIENCE), || count(ghosts) == 0)
+        .unwrap_or_else(|error| panic!("{error}: {}", run(ghosts)));
 }

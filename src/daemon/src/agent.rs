@@ -106,9 +106,9 @@ async fn serve(
     slots: Arc<dyn Slots>,
 ) -> anyhow::Result<()> {
     let module = config.module()?;
-    config.accelerators().prepare();
     let instances = Instances::new(runtime, &config);
     fencing::start(&instances);
+    config.accelerators().prepare();
     let services = Services::start(module.clone(), &instances);
     let prefetch = Prefetch::start(instances.runtime.clone());
     let volumes = VolumeWatch::start(volumes, &instances);

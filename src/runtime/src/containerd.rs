@@ -1,8 +1,8 @@
 //! Instances as containerd's containers and tasks, in a namespace of our own.
 
 mod exec;
-mod leftover;
 mod live;
+mod removal;
 mod set_up;
 mod update;
 
@@ -13,18 +13,18 @@ use crate::{
 use async_trait::async_trait;
 use containerd_client::{
     services::v1::{
-        Container, DeleteContainerRequest, DeleteTaskRequest, GetRequest, KillRequest, ListContainersRequest,
-        ResumeTaskRequest, WaitRequest,
+        Container, GetRequest, ListContainersRequest, ResumeTaskRequest, WaitRequest,
         containers_client::ContainersClient,
         content_client::ContentClient,
         images_client::ImagesClient,
-        snapshots::{RemoveSnapshotRequest, UsageRequest, snapshots_client::SnapshotsClient},
+        snapshots::{UsageRequest, snapshots_client::SnapshotsClient},
         tasks_client::TasksClient,
         transfer_client::TransferClient,
     },
     types::v1::Status as TaskStatus,
 };
 use model::{Desired, ImageRef, InstanceId, Roaming, ServicePort, ServiceTable};
+use removal::Leftovers;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -43,6 +43,12 @@ const STARTED: &str = "spacecloud.started";
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 const SIGTERM: u32 = 15;
 const SIGKILL: u32 = 9;
+/// containerd asks the shims, and one that hangs would be waited for without end. A process with much memory takes
+/// minutes to come to life again.
+const LIMIT: Duration = Duration::from_secs(300);
+/// How often a shim that is too busy to say how its process is doing is asked again; containerd gives it two seconds
+/// each time.
+const ASKED_AGAIN: u32 = 5;
 
 /// One connection to containerd.
 #[derive(Clone)]
@@ -54,6 +60,13 @@ pub(crate) struct Calls {
 impl Calls {
     /// Every request names the namespace.
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = self.patient_request(message);
+        request.set_timeout(LIMIT);
+        request
+    }
+
+    /// One that takes as long as it takes.
+    pub(crate) fn patient_request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request
             .metadata_mut()
@@ -88,6 +101,7 @@ pub struct Containerd {
     tidying: AbortHandle,
     module: String,
     engine: Engine,
+    leftovers: Leftovers,
 }
 
 /// What the configuration says of images and containers.
@@ -123,7 +137,8 @@ impl Containerd {
             .map_err(|source| RuntimeError::Connect { socket: socket.to_owned(), source })?;
         let calls = Calls { channel, known: KnownImages::default() };
         let tidying = tokio::spawn(tidy(calls.clone(), logs.clone())).abort_handle();
-        Ok(Self { calls, network, logs, tidying, module: module.to_owned(), engine })
+        let (module, leftovers) = (module.to_owned(), Leftovers::default());
+        Ok(Self { calls, network, logs, tidying, module, engine, leftovers })
     }
 
     async fn create(&self, desired: &Desired) -> Result<String, RuntimeError> {
@@ -132,39 +147,29 @@ impl Containerd {
         Ok(address)
     }
 
-    async fn kill(&self, id: &InstanceId, signal: u32) -> Result<(), RuntimeError> {
-        let container_id = id.to_string();
-        let request = KillRequest { container_id, signal, all: signal == SIGKILL, ..KillRequest::default() };
-        gone_is_fine(self.calls.tasks().kill(self.calls.request(request)).await)
-            .map_err(RuntimeError::call("signal", id))
-    }
-
-    /// Removes what there is of an instance, whatever state it is in. Each piece may be missing.
-    async fn remove(&self, id: &InstanceId, desired: Option<&Desired>) -> Result<(), RuntimeError> {
-        let name = id.to_string();
-        let request = self.calls.request(DeleteTaskRequest { container_id: name.clone() });
-        gone_is_fine(self.calls.tasks().delete(request).await)
-            .map_err(RuntimeError::call("remove the task of", id))?;
-        // Before the container: by its name this is found again if the daemon dies meanwhile.
-        self.clear_leftover(id).await?;
-        let detached = self.network.detach(id, desired.map(|d| &d.spec)).await;
-        let request = self.calls.request(DeleteContainerRequest { id: name.clone() });
-        gone_is_fine(self.calls.containers().delete(request).await)
-            .map_err(RuntimeError::call("remove", id))?;
-        let request =
-            self.calls.request(RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.into(), key: name });
-        gone_is_fine(self.calls.snapshots().remove(request).await)
-            .map_err(RuntimeError::call("remove the file system of", id))?;
-        self.engine.volumes.detach(id).await;
-        detached
-    }
-
     /// An instance's address, as it was made with.
     async fn address(&self, id: &InstanceId) -> Result<String, RuntimeError> {
         let request = ListContainersRequest { filters: vec![format!("id=={id}")] };
         let answer = self.calls.containers().list(self.calls.request(request)).await;
         let containers = answer.map_err(RuntimeError::call("look up", id))?.into_inner().containers;
         Ok(containers.iter().find_map(|c| c.labels.get(ADDRESS).cloned()).unwrap_or_default())
+    }
+
+    /// How the process of a container is doing; nothing if it has none.
+    async fn status(&self, id: &str) -> Result<Option<i32>, RuntimeError> {
+        let mut last = None;
+        for _ in 0..ASKED_AGAIN {
+            let request = GetRequest { container_id: id.to_owned(), exec_id: String::new() };
+            last = match self.calls.tasks().get(self.calls.request(request)).await {
+                Ok(answer) => answer.into_inner().process.map(|p| p.status),
+                Err(status) if status.code() == Code::NotFound => None,
+                Err(status) => return Err(RuntimeError::call("look up", id)(status)),
+            };
+            if last != Some(TaskStatus::Unknown as i32) {
+                break;
+            }
+        }
+        Ok(last)
     }
 
     async fn known(&self, id: &InstanceId) -> Result<Option<Desired>, RuntimeError> {
@@ -206,7 +211,7 @@ impl Runtime for Containerd {
 
     async fn wait(&self, id: &InstanceId) -> Result<u32, RuntimeError> {
         let request =
-            self.calls.request(WaitRequest { container_id: id.to_string(), exec_id: String::new() });
+            self.calls.patient_request(WaitRequest { container_id: id.to_string(), exec_id: String::new() });
         let answer = self.calls.tasks().wait(request).await.map_err(RuntimeError::call("wait for", id))?;
         Ok(answer.into_inner().exit_status)
     }
@@ -266,6 +271,10 @@ impl Runtime for Containerd {
         self.network.services().connections(ports).await
     }
 
+    async fn sweep(&self) -> Result<(), RuntimeError> {
+        self.remove_strays().await
+    }
+
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
         let request = self.calls.request(ListContainersRequest::default());
         let answer =
@@ -273,13 +282,7 @@ impl Runtime for Containerd {
         let mut found = Vec::new();
         for container in answer.into_inner().containers {
             let Some(desired) = read_desired(&container) else { continue };
-            let request =
-                self.calls.request(GetRequest { container_id: container.id.clone(), exec_id: String::new() });
-            let status = match self.calls.tasks().get(request).await {
-                Ok(answer) => answer.into_inner().process.map(|p| p.status),
-                Err(status) if status.code() == Code::NotFound => None,
-                Err(status) => return Err(RuntimeError::call("look up", &container.id)(status)),
-            };
+            let status = self.status(&container.id).await?;
             self.engine.volumes.adopt(&desired);
             let is = |all: &[TaskStatus]| all.iter().any(|wanted| status == Some(*wanted as i32));
             let frozen = is(&[TaskStatus::Paused, TaskStatus::Pausing]);

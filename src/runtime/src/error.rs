@@ -158,6 +158,12 @@ pub enum RuntimeError {
         /// Why.
         reason: String,
     },
+    /// containerd is not done with a start that was cut short.
+    #[error("containerd is still tidying up after a start of {instance} that was cut short")]
+    Tidying {
+        /// Of what.
+        instance: String,
+    },
     /// A start that was cut short is in the way.
     #[error("what a start that was cut short has left of {instance} cannot be removed: {reason}")]
     Leftover {

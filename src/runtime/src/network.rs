@@ -5,11 +5,12 @@ use model::{AppSpec, InstanceId, Roaming, Subnet};
 use nix::mount::{MntFlags, umount2};
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 use tokio::{io::AsyncWriteExt, process::Command};
 
@@ -24,6 +25,8 @@ pub struct Network {
 
 /// The bridge that instances hang on.
 pub const BRIDGE: &str = "sc0";
+/// One that hangs is not waited for longer.
+const PLUGIN_LIMIT: Duration = Duration::from_secs(60);
 /// The plugins' name for it.
 const NETWORK: &str = "spacecloud";
 
@@ -52,6 +55,12 @@ impl Network {
     /// The file that holds an instance's network namespace.
     pub fn namespace(&self, id: &InstanceId) -> PathBuf {
         self.state.join("netns").join(id.to_string())
+    }
+
+    /// The instances that have a namespace, or had begun to.
+    pub(crate) fn namespaces(&self) -> BTreeSet<InstanceId> {
+        let folder = fs::read_dir(self.state.join("netns")).into_iter().flatten().flatten();
+        folder.filter_map(|file| file.file_name().to_str()?.parse().ok()).collect()
     }
 
     /// Makes the namespace and attaches it; answers the instance's address. If it is one that it `keeps`, it has it when
@@ -92,7 +101,12 @@ impl Network {
     /// Undoes [`Network::attach`], as far as it came. Doing it twice is fine.
     pub async fn detach(&self, id: &InstanceId, spec: Option<&AppSpec>) -> Result<(), RuntimeError> {
         let path = self.namespace(id);
-        let ports = spec.map(port_mappings).unwrap_or_default();
+        let ports = match spec {
+            Some(spec) => port_mappings(spec),
+            // The plugin goes by the instance's name, and does nothing without a port.
+            None if path.exists() => vec![json!({ "hostPort": 1, "containerPort": 1, "protocol": "tcp" })],
+            None => vec![],
+        };
         let mut failed = Ok(());
         let _ = fs::remove_file(self.state.join("stdin").join(id.to_string()));
         if !ports.is_empty() {
@@ -254,7 +268,10 @@ impl Network {
                 .await
                 .map_err(RuntimeError::io("write to", &program))?;
         }
-        let output = child.wait_with_output().await.map_err(RuntimeError::io("wait for", &program))?;
+        let output = match tokio::time::timeout(PLUGIN_LIMIT, child.wait_with_output()).await {
+            Ok(output) => output.map_err(RuntimeError::io("wait for", &program))?,
+            Err(_) => return Err(failed(format!("it was not done after {} s", PLUGIN_LIMIT.as_secs()))),
+        };
         let text = String::from_utf8_lossy(&output.stdout);
         if !output.status.success() {
             let said: Value = serde_json::from_str(&text).unwrap_or_default();

@@ -75,7 +75,7 @@ impl Calls {
             destination: Some(any("containerd.types.transfer.ImageStore", target.encode_to_vec())),
             options: None,
         };
-        match self.transfers().transfer(self.request(request)).await {
+        match self.transfers().transfer(self.patient_request(request)).await {
             Ok(_) => Ok(()),
             Err(status) if status.code() == Code::NotFound || status.message().contains("not found") => {
                 Err(RuntimeError::NoImage { image: image.to_string() })

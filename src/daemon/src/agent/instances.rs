@@ -159,6 +159,7 @@ impl Instances {
 
     /// Takes over what an earlier process started.
     pub(super) async fn adopt(self: &Arc<Self>) -> Result<(), RuntimeError> {
+        self.runtime.sweep().await?;
         for found in self.runtime.list().await? {
             let mut desired = found.desired.clone();
             if found.frozen {
@@ -169,6 +170,8 @@ impl Instances {
                 && desired.spec.migration.planned == PlannedMove::Live
                 && let Some(live) = self.runtime.live()
             {
+                // What was to come has come.
+                desired.live = None;
                 // An earlier process may have died just before it froze it, or just after it had let it go on.
                 if let Err(error) = live.thaw(&desired.id).await {
                     tracing::warn!(instance = %desired.id, error = %chain(&error), "cannot let it go on");

@@ -66,7 +66,7 @@ impl Calls {
         let start = StartRequest { container_id: container_id.clone(), exec_id: exec_id.clone() };
         self.tasks().start(self.request(start)).await.map_err(RuntimeError::call("run a command in", id))?;
         let wait = WaitRequest { container_id, exec_id };
-        let answer = self.tasks().wait(self.request(wait)).await;
+        let answer = self.tasks().wait(self.patient_request(wait)).await;
         Ok(answer.map_err(RuntimeError::call("wait for a command in", id))?.into_inner().exit_status)
     }
 

@@ -4,7 +4,7 @@
 //! containerd's pause freezes the cgroup, and CRIU leaves it frozen when it is done. So between the checkpoint and the
 //! word of the server the process is there, whole, and does nothing.
 
-use super::{Calls, Containerd, SIGKILL, leftover::STATES};
+use super::{Calls, Containerd, SIGKILL, TaskStatus, removal::STATES};
 use crate::{LiveMoves, RuntimeError, live::cause};
 use async_trait::async_trait;
 use containerd_client::services::v1::{PauseTaskRequest, ResumeTaskRequest, snapshots::MountsRequest};
@@ -110,12 +110,12 @@ impl LiveMoves for Containerd {
     }
 
     async fn thaw(&self, id: &InstanceId) -> Result<(), RuntimeError> {
-        let request = self.calls.request(ResumeTaskRequest { container_id: id.to_string() });
-        let resumed = self.calls.tasks().resume(request).await;
-        if let Err(status) = resumed
-            && !status.message().contains("not paused")
-        {
-            return Err(RuntimeError::call("thaw", id)(status));
+        // One that was never frozen has only its network to get back.
+        let frozen =
+            [TaskStatus::Paused, TaskStatus::Pausing, TaskStatus::Unknown].map(|status| status as i32);
+        if self.status(&id.to_string()).await?.is_some_and(|status| frozen.contains(&status)) {
+            let request = self.calls.request(ResumeTaskRequest { container_id: id.to_string() });
+            self.calls.tasks().resume(request).await.map_err(RuntimeError::call("thaw", id))?;
         }
         self.network.release(id, &self.address(id).await?).await
     }
@@ -151,6 +151,8 @@ impl LiveMoves for Containerd {
                 self.network.bring(id, address).await?;
             }
             self.launch(desired, mounts, Some(from)).await?;
+            // Until now it was one that is to come: whoever finds it so knows that it has not come.
+            self.record(&super::settled(desired)).await?;
             if let Some(address) = desired.keeps {
                 self.network.welcome(id, address).await?;
             }

@@ -1,7 +1,7 @@
 //! How an instance is made: file system, network and container first, then its process.
 
 use super::{
-    ADDRESS, Containerd, DESIRED, SHIM, SNAPSHOTTER, STARTED, any, live, millis, settled, timestamp, to_json,
+    ADDRESS, Containerd, DESIRED, SHIM, SNAPSHOTTER, STARTED, any, live, millis, timestamp, to_json,
 };
 use crate::{Runtime, RuntimeError, spec, volumes::VolumeBind};
 use containerd_client::{
@@ -70,10 +70,7 @@ impl Containerd {
             )),
             snapshotter: SNAPSHOTTER.into(),
             snapshot_key: id.clone(),
-            extensions: HashMap::from([(
-                DESIRED.to_owned(),
-                any(DESIRED, to_json(&settled(desired), desired)?),
-            )]),
+            extensions: HashMap::from([(DESIRED.to_owned(), any(DESIRED, to_json(desired, desired)?))]),
             ..Container::default()
         };
         let request = self.calls.request(CreateContainerRequest { container: Some(container) });

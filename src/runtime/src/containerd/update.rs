@@ -23,17 +23,20 @@ impl Containerd {
         };
         let answer = self.calls.tasks().update(self.calls.request(request)).await;
         answer.map_err(RuntimeError::call("change the limits of", &id))?;
+        self.record(&super::settled(desired)).await
+    }
+
+    /// What a later process of the daemon finds.
+    pub(super) async fn record(&self, desired: &Desired) -> Result<(), RuntimeError> {
+        let id = desired.id.to_string();
         let container = Container {
             id: id.clone(),
-            extensions: HashMap::from([(
-                DESIRED.to_owned(),
-                any(DESIRED, to_json(&super::settled(desired), desired)?),
-            )]),
+            extensions: HashMap::from([(DESIRED.to_owned(), any(DESIRED, to_json(desired, desired)?))]),
             ..Container::default()
         };
         let mask = prost_types::FieldMask { paths: vec![format!("extensions.{DESIRED}")] };
         let request = UpdateContainerRequest { container: Some(container), update_mask: Some(mask) };
         let answer = self.calls.containers().update(self.calls.request(request)).await;
-        answer.map(drop).map_err(RuntimeError::call("record the limits of", &id))
+        answer.map(drop).map_err(RuntimeError::call("record what is wanted of", &id))
     }
 }
