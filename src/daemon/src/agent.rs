@@ -1,5 +1,6 @@
 //! The agent role: keeps a session with the server, runs what it is told, and fences itself when cut off.
 
+mod adopting;
 mod fencing;
 mod gate;
 mod giving;

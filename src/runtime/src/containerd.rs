@@ -23,6 +23,7 @@ use containerd_client::{
     },
     types::v1::Status as TaskStatus,
 };
+use futures_util::future::try_join_all;
 use model::{Desired, ImageRef, InstanceId, Roaming, ServicePort, ServiceTable};
 use removal::Leftovers;
 use std::{
@@ -48,7 +49,7 @@ const SIGKILL: u32 = 9;
 const LIMIT: Duration = Duration::from_secs(300);
 /// How often a shim that is too busy to say how its process is doing is asked again; containerd gives it two seconds
 /// each time.
-const ASKED_AGAIN: u32 = 5;
+const ASKED_AGAIN: u32 = 3;
 
 /// One connection to containerd.
 #[derive(Clone)]
@@ -271,8 +272,8 @@ impl Runtime for Containerd {
         self.network.services().connections(ports).await
     }
 
-    async fn sweep(&self) -> Result<(), RuntimeError> {
-        self.remove_strays().await
+    async fn strays(&self) -> Result<Vec<InstanceId>, RuntimeError> {
+        self.without_container().await
     }
 
     async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
@@ -280,9 +281,11 @@ impl Runtime for Containerd {
         let answer =
             self.calls.containers().list(request).await.map_err(RuntimeError::call("list", "instances"))?;
         let mut found = Vec::new();
-        for container in answer.into_inner().containers {
+        let containers = answer.into_inner().containers;
+        // At once: one that is slow to answer holds up no other.
+        let statuses = try_join_all(containers.iter().map(|container| self.status(&container.id))).await?;
+        for (container, status) in containers.into_iter().zip(statuses) {
             let Some(desired) = read_desired(&container) else { continue };
-            let status = self.status(&container.id).await?;
             self.engine.volumes.adopt(&desired);
             let is = |all: &[TaskStatus]| all.iter().any(|wanted| status == Some(*wanted as i32));
             let frozen = is(&[TaskStatus::Paused, TaskStatus::Pausing]);

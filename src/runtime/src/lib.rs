@@ -95,9 +95,10 @@ pub trait Runtime: Send + Sync {
     async fn disk(&self, id: &InstanceId) -> Result<u64, RuntimeError>;
     /// How many connections endpoints of these ports, all of this module, have.
     async fn connections(&self, ports: &[ServicePort]) -> Result<BTreeMap<InstanceId, u32>, RuntimeError>;
-    /// Removes what an earlier process left of instances that it had only begun to make. Before anything is started.
-    async fn sweep(&self) -> Result<(), RuntimeError> {
-        Ok(())
+    /// What is there of instances that are not listed: an earlier process had only begun to make them. Before anything is
+    /// started.
+    async fn strays(&self) -> Result<Vec<InstanceId>, RuntimeError> {
+        Ok(Vec::new())
     }
     /// Everything that is there, also of an earlier process.
     async fn list(&self) -> Result<Vec<Found>, RuntimeError>;

@@ -8,13 +8,12 @@ use super::{
 };
 use crate::{chain, config::Config};
 use model::{
-    Attachment, Binding, Desired, InstanceId, Live, Name, Observed, OnDisconnect, Phase, PlannedMove, Span,
-    VolumeKey,
+    Attachment, Binding, Desired, InstanceId, Live, Name, Observed, OnDisconnect, Phase, Span, VolumeKey,
 };
 use planner::Lease;
 use runtime::{Fence, Found, Runtime, RuntimeError, boot_clock};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -36,9 +35,11 @@ struct Handle {
 }
 
 #[derive(Default)]
-struct State {
-    wanted: BTreeMap<InstanceId, Desired>,
+pub(super) struct State {
+    pub(super) wanted: BTreeMap<InstanceId, Desired>,
     handles: BTreeMap<InstanceId, Handle>,
+    /// What an earlier process had begun to make, until it is removed: nothing of that name is started before.
+    pub(super) strays: BTreeSet<InstanceId>,
 }
 
 /// All instances of the module and the lease that they run under.
@@ -47,7 +48,7 @@ pub(super) struct Instances {
     pub(super) config: Config,
     fence: Fence,
     lease: Mutex<Lease>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// Starts under way: the most important first.
     pub(super) gate: Gate,
     /// Something that the server wants to know has changed.
@@ -58,7 +59,7 @@ pub(super) struct Instances {
     pub(super) full: watch::Sender<BTreeMap<VolumeKey, String>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -157,34 +158,6 @@ impl Instances {
         }
     }
 
-    /// Takes over what an earlier process started.
-    pub(super) async fn adopt(self: &Arc<Self>) -> Result<(), RuntimeError> {
-        self.runtime.sweep().await?;
-        for found in self.runtime.list().await? {
-            let mut desired = found.desired.clone();
-            if found.frozen {
-                // Somebody may have its process: nothing thaws it before the server has spoken.
-                let (to, successor) = (Name::of_module(0), desired.id.clone());
-                desired.live = Some(Live::Gives { to, successor });
-            } else if found.running
-                && desired.spec.migration.planned == PlannedMove::Live
-                && let Some(live) = self.runtime.live()
-            {
-                // What was to come has come.
-                desired.live = None;
-                // An earlier process may have died just before it froze it, or just after it had let it go on.
-                if let Err(error) = live.thaw(&desired.id).await {
-                    tracing::warn!(instance = %desired.id, error = %chain(&error), "cannot let it go on");
-                }
-            }
-            tracing::info!(instance = %desired.id, running = found.running, "adopted");
-            let mut state = lock(&self.state);
-            state.wanted.insert(desired.id.clone(), desired.clone());
-            self.spawn(&mut state, desired, Some(found));
-        }
-        Ok(())
-    }
-
     /// Runs this and nothing else.
     pub(super) fn order(self: &Arc<Self>, desired: Vec<Desired>) {
         let mut state = lock(&self.state);
@@ -192,7 +165,7 @@ impl Instances {
         self.reconcile(&mut state);
     }
 
-    fn reconcile(self: &Arc<Self>, state: &mut State) {
+    pub(super) fn reconcile(self: &Arc<Self>, state: &mut State) {
         for (id, handle) in &state.handles {
             if !state.wanted.contains_key(id) {
                 handle.stop.send_replace(true);
@@ -209,8 +182,8 @@ impl Instances {
                 });
             }
         }
-        let mut missing: Vec<Desired> =
-            state.wanted.values().filter(|d| !state.handles.contains_key(&d.id)).cloned().collect();
+        let there = |id: &InstanceId| state.handles.contains_key(id) || state.strays.contains(id);
+        let mut missing: Vec<Desired> = state.wanted.values().filter(|d| !there(&d.id)).cloned().collect();
         missing.sort_by_key(|d| std::cmp::Reverse(d.spec.priority));
         for desired in missing {
             self.spawn(state, desired, None);
@@ -253,7 +226,7 @@ impl Instances {
         lock(&self.state).handles.values().map(|h| h.observed.clone()).collect()
     }
 
-    fn spawn(self: &Arc<Self>, state: &mut State, desired: Desired, found: Option<Found>) {
+    pub(super) fn spawn(self: &Arc<Self>, state: &mut State, desired: Desired, found: Option<Found>) {
         let (stop, stopped) = watch::channel(false);
         let observed = Observed {
             id: desired.id.clone(),

@@ -4,7 +4,7 @@
 //! containerd's pause freezes the cgroup, and CRIU leaves it frozen when it is done. So between the checkpoint and the
 //! word of the server the process is there, whole, and does nothing.
 
-use super::{Calls, Containerd, SIGKILL, TaskStatus, removal::STATES};
+use super::{Calls, Containerd, SIGKILL, removal::STATES};
 use crate::{LiveMoves, RuntimeError, live::cause};
 use async_trait::async_trait;
 use containerd_client::services::v1::{PauseTaskRequest, ResumeTaskRequest, snapshots::MountsRequest};
@@ -18,6 +18,8 @@ use tokio::process::Command;
 
 /// A process with much memory on a slow disk; one that hangs is not waited for longer.
 const LIMIT: Duration = Duration::from_secs(300);
+/// What containerd says of a process that does not wait to be let go on.
+const NOT_FROZEN: [&str; 3] = ["not paused", "a running process", "a stopped process"];
 /// Established connections go along with the address, and are held by our own rules meanwhile. Those in a listening
 /// socket's queue that nobody has accepted in time are their clients' to open again. A restored process stays in the
 /// cgroup that runc has made for it: left to itself CRIU would make the one anew that it had, where neither its limits
@@ -110,12 +112,12 @@ impl LiveMoves for Containerd {
     }
 
     async fn thaw(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        let request = self.calls.request(ResumeTaskRequest { container_id: id.to_string() });
         // One that was never frozen has only its network to get back.
-        let frozen =
-            [TaskStatus::Paused, TaskStatus::Pausing, TaskStatus::Unknown].map(|status| status as i32);
-        if self.status(&id.to_string()).await?.is_some_and(|status| frozen.contains(&status)) {
-            let request = self.calls.request(ResumeTaskRequest { container_id: id.to_string() });
-            self.calls.tasks().resume(request).await.map_err(RuntimeError::call("thaw", id))?;
+        if let Err(status) = self.calls.tasks().resume(request).await
+            && !NOT_FROZEN.iter().any(|words| status.message().contains(words))
+        {
+            return Err(RuntimeError::call("thaw", id)(status));
         }
         self.network.release(id, &self.address(id).await?).await
     }

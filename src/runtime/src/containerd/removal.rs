@@ -65,6 +65,8 @@ impl Containerd {
         match gone_is_fine(self.calls.tasks().kill(request).await) {
             // Without its shim containerd ends the process itself.
             Err(status) if signal == SIGKILL && is_late(&status) => kill_shims(id).await,
+            // SIGKILL comes next.
+            Err(status) if is_late(&status) => Ok(()),
             answer => answer.map_err(RuntimeError::call("signal", id)),
         }
     }
@@ -111,7 +113,7 @@ impl Containerd {
     }
 
     async fn remove_leftover(&self, id: &InstanceId, bundle: &Path) -> Result<(), RuntimeError> {
-        // Its shim first, or it would go on with what it was at; what it has started ends with it.
+        // Its shim first, or it would go on with what it was at.
         kill_shims(id).await?;
         let state = Path::new(STATES).join(id.to_string());
         if state.exists() {
@@ -132,9 +134,8 @@ impl Containerd {
         absent_is_fine(fs::remove_dir_all(bundle)).map_err(RuntimeError::io("remove", bundle))
     }
 
-    /// Removes what is there of instances without a container, which is made last and removed last: an earlier process
-    /// of the daemon died in between, and nobody may ask for them ever again.
-    pub(super) async fn remove_strays(&self) -> Result<(), RuntimeError> {
+    /// What is there without a container, which is made last and removed last.
+    pub(super) async fn without_container(&self) -> Result<Vec<InstanceId>, RuntimeError> {
         let list = self.calls.request(ListContainersRequest::default());
         let all = self.calls.containers().list(list).await;
         let all = all.map_err(RuntimeError::call("list", "instances"))?.into_inner().containers;
@@ -142,19 +143,13 @@ impl Containerd {
         let mut there = self.network.namespaces();
         let list = ListSnapshotsRequest { snapshotter: SNAPSHOTTER.into(), filters: vec![] };
         let failed = |status| RuntimeError::call("list", "file systems")(status);
-        let mut pages =
-            self.calls.snapshots().list(self.calls.request(list)).await.map_err(failed)?.into_inner();
+        let pages = self.calls.snapshots().list(self.calls.request(list)).await;
+        let mut pages = pages.map_err(failed)?.into_inner();
         while let Some(page) = pages.message().await.map_err(failed)? {
             let writable = page.info.into_iter().filter(|info| info.kind == Kind::Active as i32);
             there.extend(writable.filter_map(|info| info.name.parse::<InstanceId>().ok()));
         }
-        for id in there.into_iter().filter(|id| !known.contains(&id.to_string())) {
-            tracing::warn!(instance = %id, "an earlier process of the daemon died while it made this; removing it");
-            if let Err(error) = self.remove(&id, None).await {
-                tracing::warn!(instance = %id, %error, "cannot remove all of it");
-            }
-        }
-        Ok(())
+        Ok(there.into_iter().filter(|id| !known.contains(&id.to_string())).collect())
     }
 }
 
@@ -163,8 +158,12 @@ async fn kill_shims(id: &InstanceId) -> Result<(), RuntimeError> {
     let until = Instant::now() + LIMIT;
     loop {
         let shims = shims(id).map_err(RuntimeError::io("look for a shim in", "/proc"))?;
-        if shims.is_empty() || Instant::now() >= until {
+        if shims.is_empty() {
             return Ok(());
+        }
+        if Instant::now() >= until {
+            let (instance, reason) = (id.to_string(), "its shim does not end".to_owned());
+            return Err(RuntimeError::Leftover { instance, reason });
         }
         for shim in shims {
             // One that has ended by now is what was wanted.
@@ -200,7 +199,7 @@ fn shims(id: &InstanceId) -> io::Result<Vec<Pid>> {
     Ok(found)
 }
 
-/// By the arguments that containerd starts it with.
+/// By the arguments that containerd starts it with. The same program is what containerd clears away after a shim with.
 fn is_shim_of(command_line: &[u8], id: &str) -> bool {
     let line = String::from_utf8_lossy(command_line);
     let mut arguments = line.split('\0');
@@ -210,6 +209,7 @@ fn is_shim_of(command_line: &[u8], id: &str) -> bool {
     program.file_name().is_some_and(|name| name == SHIM_PROGRAM)
         && says("-namespace", super::NAMESPACE)
         && says("-id", id)
+        && !arguments.contains(&"delete")
 }
 
 /// Everything that is mounted there, one over the other.
@@ -251,6 +251,7 @@ mod tests {
         }
         let elsewhere = line("web-1-1").replace("spacecloud", "moby");
         assert!(!is_shim_of(elsewhere.as_bytes(), "web-1-1"));
+        assert!(!is_shim_of((line("web-1-1") + "delete\0").as_bytes(), "web-1-1"), "containerd's broom");
         assert!(!is_shim_of(b"/bin/sh\0-namespace\0spacecloud\0-id\0web-1-1\0", "web-1-1"));
         assert!(!is_shim_of(b"", "web-1-1"));
     }
