@@ -14,7 +14,7 @@ export PROPTEST_RNG_SEED ?= 20261123
 .PHONY: help demo test test-unit test-chassis image lint bench clean host programs
 
 help:
-	@echo "make demo          three modules, ten apps, one isolated, migration, return (KEEP=1 leaves it up)"
+	@echo "make demo          three modules, ten apps, one isolated, migration, return (KEEP=1: until Ctrl-C)"
 	@echo "make test          all of them, as the continuous integration runs it (SUITE=DIR: with make conformance)"
 	@echo "make test-unit     fast tests, no emulation"
 	@echo "make test-chassis  tests on three modules in QEMU, and on three that are namespaces of this host"
@@ -32,6 +32,9 @@ help:
 	@echo "make bench         measured figures, as ratios where there is a peer"
 	@echo "make clean         build results of this clone (the image cache stays; see docs/simulator.md)"
 
+# The oldest Rust that builds this.
+RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
 # One list, one place: qemu-tests/host-packages.
 host:
 	@missing=$$(sed 's/#.*//' qemu-tests/host-packages | tr -s ' \t' '\n' | grep . | while read -r p; do \
@@ -44,7 +47,9 @@ host:
 	fi
 	@command -v $(CARGO) >/dev/null || { $(SAY) "installing Rust by Debian's rustup"; \
 	  $(SUDO) apt-get install -y -qq rustup >/dev/null && rustup default stable; } || \
-	  { echo "Rust 1.89 or newer is needed and could not be installed; see https://rustup.rs"; exit 1; }
+	  { echo "Rust $(RUST) or newer is needed and could not be installed (Debian 12 has none new enough); see https://rustup.rs"; exit 1; }
+	@found=$$($(CARGO) --version | cut -d' ' -f2); printf '%s\n' $(RUST) "$$found" | sort -VC || \
+	  { echo "Rust $(RUST) or newer is needed, and $$(command -v $(CARGO)) is $$found: remove it, or update it (rustup update)"; exit 1; }
 
 programs: host
 	@$(SAY) "building spacecloudd, space-registry and spacectl (release)"

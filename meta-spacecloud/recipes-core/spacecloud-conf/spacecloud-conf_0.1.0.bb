@@ -60,6 +60,7 @@ USERADD_PARAM:${PN}-registry = "--system --uid 945 --gid space-registry --home-d
 # A machine's own answers to the scripts' questions.
 SPACECLOUD_BACKPLANE_MATCH ?= ""
 SPACECLOUD_GROUND_MATCH ?= ""
+SPACECLOUD_GROUND_ADDRESS ?= ""
 SPACECLOUD_SLOT_SOURCES ?= "gpio dmi esp"
 SPACECLOUD_WATCHDOG ?= ""
 
@@ -74,6 +75,9 @@ do_install() {
     if [ -n "${SPACECLOUD_BACKPLANE_MATCH}" ]; then
         echo "BACKPLANE_MATCH=${SPACECLOUD_BACKPLANE_MATCH}" >> ${D}${sysconfdir}/spacecloud/network.conf
         echo "GROUND_MATCH=${SPACECLOUD_GROUND_MATCH}" >> ${D}${sysconfdir}/spacecloud/network.conf
+    fi
+    if [ -n "${SPACECLOUD_GROUND_ADDRESS}" ]; then
+        echo "GROUND_ADDRESS=${SPACECLOUD_GROUND_ADDRESS}" >> ${D}${sysconfdir}/spacecloud/network.conf
     fi
     echo 'sources="${SPACECLOUD_SLOT_SOURCES}"' > ${D}${sysconfdir}/spacecloud/slot.conf
     case "${SPACECLOUD_SLOT_SOURCES}" in *gpio*)
