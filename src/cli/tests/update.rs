@@ -4,6 +4,7 @@
 mod common;
 mod server;
 
+use api::v1::Cordon;
 use common::{refused, spacectl};
 use serde_json::Value;
 use server::{Fate, Serving, app, instance, slotted};
@@ -90,6 +91,19 @@ fn a_bundle_that_a_module_refuses_moves_nothing() {
     let words = "module-3: cannot use the bundle: signature verification failed; it runs 1.0 from slot a";
     assert!(err.lines().last().unwrap().ends_with(words), "{err}");
     assert_eq!(serving.asked(), ["check module-2", "check module-3"]);
+}
+
+#[test]
+fn what_an_earlier_one_has_left_drained_is_given_back_when_it_cannot_go_on() {
+    let serving = chassis();
+    serving.destine("module-2", Fate::Refuses);
+    serving.show(|s| {
+        (s.modules[1].cordoned, s.modules[1].draining) = (true, true);
+        s.modules[1].before_update = Some(Cordon { cordoned: true, draining: false });
+    });
+    let (code, _, err) = spacectl(serving.home(), &["update", "module-2", "b.raucb"]);
+    assert!(code == 1 && err.lines().last().unwrap().contains("signature verification failed"), "{err}");
+    assert_eq!(serving.asked(), ["check module-2", "module-2 cordoned=true draining=false"]);
 }
 
 #[test]

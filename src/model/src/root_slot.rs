@@ -61,6 +61,13 @@ pub enum UpdatePhase {
     Failed,
 }
 
+impl RootSlot {
+    /// The other slot is being written, or has not proven good yet.
+    pub fn is_in_update(&self) -> bool {
+        self.update.as_ref().is_some_and(|update| update.phase.is_critical())
+    }
+}
+
 impl UpdatePhase {
     /// Between the first byte that is written to a slot and the proof that the slot is good.
     pub fn is_critical(self) -> bool {

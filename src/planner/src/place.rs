@@ -314,6 +314,9 @@ impl Core {
             let why = if module.draining { "draining" } else { "cordoned" };
             failed.push(fail("cordon", why, format!("`spacectl uncordon {name}` is given")));
         }
+        if module.root.as_ref().is_some_and(model::RootSlot::is_in_update) {
+            failed.push(fail("update", "is about to restart, or on trial", "its update has ended"));
+        }
         let wanted = &spec.placement;
         if !wanted.modules.is_empty() && !wanted.modules.contains(name) {
             failed.push(fail("modules", "not among placement.modules", "placement.modules names it"));

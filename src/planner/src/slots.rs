@@ -69,7 +69,7 @@ impl Core {
             return Err(Refusal::NotReady(name.clone()));
         }
         let root = module.root.as_ref().ok_or_else(|| Refusal::NoSlots(name.clone()))?;
-        if root.update.as_ref().is_some_and(|u| u.phase.is_critical()) {
+        if root.is_in_update() {
             return Err(Refusal::UpdateUnderWay(name.clone()));
         }
         if !root.proven {
@@ -81,10 +81,8 @@ impl Core {
                 return Err(Refusal::NotChecked(name.clone()));
             }
             let others = self.modules.values().filter(|m| m.name != *name);
-            let critical = |m: &model::Module| {
-                m.root.as_ref().and_then(|r| r.update.as_ref()).is_some_and(|u| u.phase.is_critical())
-            };
-            if let Some(other) = others.into_iter().find(|m| critical(m)) {
+            let critical = |m: &&model::Module| m.root.as_ref().is_some_and(model::RootSlot::is_in_update);
+            if let Some(other) = others.into_iter().find(critical) {
                 let other = other.name.clone();
                 let lost = self.links.get(&other).is_none_or(|link| link.liveness == Liveness::Lost);
                 return Err(if lost { Refusal::AwayInUpdate(other) } else { Refusal::UpdateUnderWay(other) });

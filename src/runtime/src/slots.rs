@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Output, Stdio},
+    time::Duration,
 };
 use thiserror::Error;
 use tokio::{
@@ -84,6 +85,8 @@ pub struct Rauc {
 /// Where RAUC looks for its configuration, in its order.
 const CONFIGURATIONS: [&str; 3] =
     ["etc/rauc/system.conf", "run/rauc/system.conf", "usr/lib/rauc/system.conf"];
+/// A module whose slots cannot be looked at is in the cluster all the same.
+const TOOL_LIMIT: Duration = Duration::from_secs(300);
 /// The trial's mark that the slot that runs has proven good.
 const PROVEN: &str = "run/spacecloud/slot-proven";
 
@@ -99,8 +102,12 @@ impl Rauc {
 
     async fn run(&self, tool: &str, arguments: &[&str]) -> Result<Output, SlotError> {
         let tool = self.tool(tool);
-        let output =
-            Command::new(&tool).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output().await;
+        let output = Command::new(&tool).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+        let late = |_| {
+            let reason = format!("{} was not done after {} s", tool.display(), TOOL_LIMIT.as_secs());
+            SlotError::Failed { operation: "look after the slots", reason }
+        };
+        let output = tokio::time::timeout(TOOL_LIMIT, output).await.map_err(late)?;
         output.map_err(|source| SlotError::Tool { tool, source })
     }
 

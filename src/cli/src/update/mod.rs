@@ -82,10 +82,12 @@ async fn roll_all(
     if plan.targets.is_empty() {
         return Ok(());
     }
-    send::send(server, bundle).await?;
-    // Whatever can be found wrong with the bundle is found before anything is moved.
-    for target in &plan.targets {
-        roll.check(target).await?;
+    if let Err(failure) = send_and_check(server, bundle, plan, &mut roll).await {
+        // Nothing was moved now; what an earlier one has moved must not stay so for that.
+        for target in plan.targets.iter().filter(|target| target.left_drained) {
+            roll.give_back(target, target.before).await?;
+        }
+        return Err(failure);
     }
     for target in &plan.targets {
         let outcome = roll.install(target).await;
@@ -94,6 +96,20 @@ async fn roll_all(
             Err(failure) => Outcome::failed(target, failure),
         });
         outcome?;
+    }
+    Ok(())
+}
+
+/// Whatever can be found wrong with the bundle is found before anything is moved.
+async fn send_and_check(
+    server: &Server,
+    bundle: &Bundle,
+    plan: &plan::Plan,
+    roll: &mut Roll<'_>,
+) -> Result<(), Failure> {
+    send::send(server, bundle).await?;
+    for target in &plan.targets {
+        roll.check(target).await?;
     }
     Ok(())
 }

@@ -22,6 +22,8 @@ pub(crate) struct Target {
     pub(crate) version: String,
     /// As the operator had it, and gets it back.
     pub(crate) before: Cordon,
+    /// An update has drained it, and nobody saw its end.
+    pub(crate) left_drained: bool,
 }
 
 /// What is to be done.
@@ -60,6 +62,7 @@ pub(crate) fn plan(snapshot: &Snapshot, which: Which<'_>, bundle: &Bundle) -> Re
             slot: root.slot.clone(),
             version: root.version.clone(),
             before: as_the_operator_has_it(module),
+            left_drained: module.before_update.is_some(),
         };
         let runs_it = root.update.as_ref().is_some_and(|u| u.phase == "done" && u.bundle == bundle.digest);
         if !runs_it {
@@ -198,6 +201,7 @@ mod tests {
         let made = plan(&all, Which::All, &bundle()).unwrap();
         assert_eq!(names(&made.left_drained), ["module-2"]);
         assert!(!made.targets[0].before.draining && !made.left_drained[0].before.draining);
+        assert!(made.targets.iter().all(|target| target.left_drained));
     }
 
     #[test]

@@ -153,7 +153,13 @@ impl<'a> Roll<'a> {
     /// Empties the module, has the bundle installed, and waits until the module is in the cluster again.
     pub(super) async fn install(&mut self, target: &Target) -> Result<Duration, Failure> {
         let begun = Instant::now();
-        self.whole(target, BECOME_WHOLE).await?;
+        if let Err(failure) = self.whole(target, BECOME_WHOLE).await {
+            // That it is drained may be why.
+            if target.left_drained {
+                self.give_back(target, target.before).await?;
+            }
+            return Err(failure);
+        }
         let before = self.before(target);
         self.set_aside(target, before).await?;
         (self.drained, self.kept) = (true, false);

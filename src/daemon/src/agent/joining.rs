@@ -132,6 +132,9 @@ async fn channel(config: &Config, ca: &str, own: Option<Identity>) -> anyhow::Re
     }
     let endpoint = Endpoint::from_shared(format!("https://{}", config.server.address))?
         .connect_timeout(CONNECT_LIMIT)
+        // A server that loses its power after it has taken a request, and before it answers, says nothing any more.
+        .http2_keep_alive_interval(SILENCE)
+        .keep_alive_timeout(SILENCE)
         .tcp_nodelay(true)
         .tls_config(tls)?;
     endpoint.connect().await.with_context(|| format!("cannot reach the server at {}", config.server.address))
