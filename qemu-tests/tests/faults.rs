@@ -14,9 +14,9 @@ mod unfit;
 
 use api::v1::Snapshot;
 use model::Span;
-use rig::{PATIENCE, Rig};
+use rig::Rig;
 use spacesim::bench::{self, Options};
-use spacesim::{BackplaneKind, Weather, cluster::all_ready, within};
+use spacesim::{BackplaneKind, Weather, cluster::all_ready};
 use std::time::Duration;
 
 /// `once` may never run twice; `web` has a service and moves without a gap.
@@ -80,12 +80,6 @@ impl Rig {
 
     fn weather(&self, slot: u16, weather: Weather) {
         self.chassis.module(slot).unwrap().set_weather(weather).unwrap();
-    }
-
-    /// The server with module-1's agent, or another module's agent; the module's first process starts it again.
-    fn kill_daemon(&self, slot: u16) {
-        let kill = "kill -9 $(pgrep -f '^/usr/bin/spacecloudd --config [^ ]*$')";
-        self.chassis.module(slot).unwrap().run(kill, within(PATIENCE)).unwrap();
     }
 }
 

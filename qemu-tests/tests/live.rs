@@ -94,8 +94,7 @@ impl Rig<'_> {
         let old = of(before, "counter").clone();
         self.drain(from, to);
         self.wait("a move is under way", |s| s.instances.iter().any(|i| i.message.starts_with("taking ")));
-        let kill = "kill -9 $(pgrep -f '^/usr/bin/spacecloudd --config [^ ]*$')";
-        self.chassis.module(killed).unwrap().run(kill, within(30.s())).unwrap();
+        self.ground.kill_daemon(killed);
         let after = self.wait("everything has moved in spite of it", |s| all_on(s, to));
         // A host that stalls for longer than a lease lets the source count as lost.
         let why = ["NotLive", "Replaced"].map(|reason| event(&after, "counter/1", reason));

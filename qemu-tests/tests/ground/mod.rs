@@ -97,6 +97,13 @@ impl Ground {
         eprintln!("[{:6.1} s] {text}", self.powered.elapsed().as_secs_f64());
     }
 
+    /// On namespaces: the server with module-1's agent, or another module's agent; the module's first process starts it
+    /// again.
+    pub(crate) fn kill_daemon(&self, slot: u16) {
+        let kill = "kill -9 $(pgrep -f '^/usr/bin/spacecloudd --config [^ ]*$')";
+        self.chassis.module(slot).unwrap().run(kill, within(180.s())).unwrap();
+    }
+
     /// Pushes the demo image to the registry of a module.
     pub(crate) fn push(&self, slot: u16) {
         let registry = self.chassis.module(slot).unwrap().ground().registry;
